@@ -1,0 +1,106 @@
+// Messages of the protocol on the control lane (protocol A3). The control room carries them as
+// opaque frames; this is their meaning, their encoding and their validation.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "core/contributor_set.hpp"
+#include "core/ids.hpp"
+#include "core/round_shape.hpp"
+
+namespace papilio {
+
+// Half-open range of chunks of one round.
+struct ChunkRange {
+  std::uint32_t first = 0;
+  std::uint32_t last = 0;
+  bool operator==(const ChunkRange&) const = default;
+};
+
+enum class NackCode : std::uint8_t {
+  schema = 1,   // your shape differs from mine; mine is in the message
+  blacklisted,  // I do not take your contributions at present
+  stale,        // that round is over and its results are gone; `oldest` is the first I still have
+  corrupt,      // payload damaged: send that chunk again
+  withdrawn,    // I gave up this round
+};
+inline constexpr std::uint8_t kNackCodeLast = 5;
+
+namespace msg {
+
+// The group exists here; sent to every member once, and again after a reconnect.
+struct Join {
+  Rank rank;
+  std::uint32_t size = 0;
+};
+// The group was destroyed here (a clean leave).
+struct Leave {};
+// A strict collective was entered here.
+struct Enter {
+  Seq seq;
+  RoundShape shape;
+};
+// A strict collective failed here; everybody fails it with the same culprits.
+struct StrictFailed {
+  Seq seq;
+  ContributorSet culprits;
+  std::uint8_t reason = 0;  // fault::Reason
+};
+struct Nack {
+  Seq seq;
+  NackCode code = NackCode::stale;
+  ChunkIndex chunk;
+  Seq oldest;
+  RoundShape shape;
+};
+// I still wait for `missing` before I can close chunks of this round.
+struct Progress {
+  Seq seq;
+  ContributorSet missing;
+};
+// Send me the results of these chunks if you hold them.
+struct Fetch {
+  Seq seq;
+  ChunkRange chunks;
+};
+// Answer to Fetch for chunks that I do not hold.
+struct None {
+  Seq seq;
+  ChunkRange chunks;
+};
+// I need nothing and send nothing any more for these chunks: do not wait for me.
+struct Settled {
+  Seq seq;
+  ChunkRange chunks;
+};
+// I stopped waiting for `target` as a reducer from `seq` on; its shards go to its successor.
+struct Suspect {
+  Rank target;
+  Seq seq;
+};
+
+}  // namespace msg
+
+using ControlBody = std::variant<msg::Join, msg::Leave, msg::Enter, msg::StrictFailed, msg::Nack,
+                                 msg::Progress, msg::Fetch, msg::None, msg::Settled, msg::Suspect>;
+
+struct ControlMessage {
+  GroupId group;
+  ControlBody body;
+};
+
+inline constexpr std::size_t kMaxControlBytes = 512;
+
+std::vector<std::byte> encode(const ControlMessage& message);
+// nullopt for anything that encode() can not have made.
+std::optional<ControlMessage> parseControl(std::span<const std::byte> bytes);
+// "FETCH seq 7 chunks [3,5)", for traces.
+std::string describe(const ControlBody& body);
+
+}  // namespace papilio

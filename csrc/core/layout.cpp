@@ -1,0 +1,68 @@
+#include "core/layout.hpp"
+
+#include <algorithm>
+
+#include "core/hash.hpp"
+
+namespace papilio {
+namespace {
+
+constexpr std::uint64_t kAlignBytes = 64;  // shards and chunks start on cache lines of the tensor
+
+std::uint64_t roundUp(std::uint64_t value, std::uint64_t step) {
+  return (value + step - 1) / step * step;
+}
+
+}  // namespace
+
+std::uint32_t maxChunkBytes(std::uint32_t n) {
+  if (n <= 8) return 512 * 1024;
+  if (n <= 16) return 256 * 1024;
+  if (n <= 32) return 128 * 1024;
+  return 64 * 1024;
+}
+
+Layout::Layout(std::uint64_t numel, std::size_t element_size, std::uint32_t n, Seq seq)
+    : numel_(numel), element_size_(element_size), n_(n) {
+  const std::uint64_t total = numel * element_size;
+  small_ = total <= kSmallBytes;
+  if (small_) {
+    small_owner_ = Rank{static_cast<std::uint32_t>(mix64(seq.value) % n)};
+    chunk_elems_ = numel;
+    chunk_count_ = numel == 0 ? 0 : 1;
+    return;
+  }
+  const std::uint64_t align = std::max<std::uint64_t>(1, kAlignBytes / element_size);
+  shard_elems_ = roundUp((numel + n - 1) / n, align);
+  const std::uint64_t wanted =
+      std::clamp<std::uint64_t>(total / (std::uint64_t{n} * 4), 64 * 1024, maxChunkBytes(n));
+  chunk_elems_ = std::max(align, wanted / element_size / align * align);
+  chunks_per_shard_ = static_cast<std::uint32_t>((shard_elems_ + chunk_elems_ - 1) / chunk_elems_);
+  for (std::uint32_t r = 0; r < n; ++r) chunk_count_ += shardChunks(Rank{r}).count;
+}
+
+Rank Layout::owner(ChunkIndex chunk) const {
+  return small_ ? small_owner_ : Rank{chunk.value / chunks_per_shard_};
+}
+
+ElementRange Layout::range(ChunkIndex chunk) const {
+  if (small_) return {0, numel_};
+  const std::uint64_t shard = chunk.value / chunks_per_shard_;
+  const std::uint64_t inner = chunk.value % chunks_per_shard_;
+  const std::uint64_t shard_start = std::min(shard * shard_elems_, numel_);
+  const std::uint64_t shard_stop = std::min(shard_start + shard_elems_, numel_);
+  const std::uint64_t start = std::min(shard_start + inner * chunk_elems_, shard_stop);
+  return {start, std::min(start + chunk_elems_, shard_stop)};
+}
+
+Layout::Span Layout::shardChunks(Rank rank) const {
+  if (small_) {
+    return rank == small_owner_ ? Span{0, chunk_count_} : Span{0, 0};
+  }
+  const std::uint64_t start = std::min(rank.value * shard_elems_, numel_);
+  const std::uint64_t stop = std::min(start + shard_elems_, numel_);
+  const auto count = static_cast<std::uint32_t>((stop - start + chunk_elems_ - 1) / chunk_elems_);
+  return {rank.value * chunks_per_shard_, count};
+}
+
+}  // namespace papilio

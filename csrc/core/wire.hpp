@@ -1,0 +1,74 @@
+// Header of every message on the data lane: 64 bytes, little-endian, its last word a CRC32C of the
+// other 60 and of the extension. CONTRIB and RESULT carry an extension behind it; its size follows
+// from type and group size alone. Nothing here is trusted before parse() said yes (protocol A2, A3).
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+
+#include "core/contributor_set.hpp"
+#include "core/ids.hpp"
+#include "core/round_shape.hpp"
+
+namespace papilio {
+
+enum class MessageType : std::uint8_t {
+  contribution = 1,  // x_i of one chunk, to its reducer
+  result = 2,        // averaged chunk, from a reducer or a holder
+  block = 3,         // piece of a strict collective
+};
+
+// Flags of a RESULT.
+inline constexpr std::uint16_t kLateNotCounted = 1;  // your contribution came too late to count
+inline constexpr std::uint16_t kFetched = 2;         // answer to FETCH
+
+struct DataHeader {
+  MessageType type = MessageType::contribution;
+  std::uint16_t flags = 0;
+  GroupId group;
+  Incarnation incarnation;  // of the sender's process
+  ViewNumber view;
+  Rank src;
+  Seq seq;
+  SchemaHash schema;
+  ChunkIndex chunk;
+  // Ring distance of the reducer from the chunk's owner: 0 the owner, k its k-th successor.
+  // For a block: the phase of the strict collective.
+  std::uint16_t attempt = 0;
+  std::uint32_t payload_bytes = 0;
+  std::uint32_t payload_crc = 0;  // 0 and unchecked with integrity="header"
+  float weight = 1.0F;            // of the sender's contribution
+
+  // Extension of a contribution: lets a reducer open the round before its own rank enters.
+  RoundShape shape;
+  // Extension of a result: who is in it, and the sum of their weights.
+  ContributorSet contributors;
+  double weight_sum = 0.0;
+
+  bool operator==(const DataHeader&) const = default;
+};
+
+inline constexpr std::size_t kHeaderBytes = 64;
+inline constexpr std::size_t kShapeBytes = 40;
+inline constexpr std::size_t kResultExtensionBytes = 8 + kMaxRanks / 8;
+inline constexpr std::size_t kMaxEncodedHeader = kHeaderBytes + kResultExtensionBytes;
+
+// Fixed storage for one encoded header; lives as long as the send that uses it.
+struct EncodedHeader {
+  std::array<std::byte, kMaxEncodedHeader> bytes;
+  std::uint32_t size = 0;
+  std::span<const std::byte> view() const { return {bytes.data(), size}; }
+};
+
+void encode(const DataHeader& header, EncodedHeader& out);
+
+enum class ParseError : std::uint8_t { none, length, magic, version, crc, type, range };
+const char* name(ParseError error);
+
+// Fills `out` and returns none, or says what is wrong. `range`: a field outside its legal values.
+ParseError parse(std::span<const std::byte> bytes, DataHeader& out);
+
+}  // namespace papilio

@@ -1,0 +1,60 @@
+// The data lane as the engine needs it. Implemented by ucx_transport, and by a fake in the tests.
+// Everything is called from the progress thread only, except where it says otherwise.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/ids.hpp"
+
+namespace papilio::engine {
+
+// Index of a peer process inside this engine; given by the engine, dense from 0, never reused.
+using PeerId = StrongId<struct PeerIdTag, std::uint32_t>;
+// Opaque to the transport; handed back when the send's memory is free again.
+using SendToken = std::uint64_t;
+
+struct TransportObserver {
+  virtual ~TransportObserver() = default;
+  // A whole message. Both spans are valid only during the call. May call Transport::send().
+  virtual void onMessage(PeerId from, std::span<const std::byte> header,
+                         std::span<const std::byte> payload) = 0;
+  // Header and payload memory of that send are free. Runs exactly once for each accepted send,
+  // whatever happens to the peer. `delivered`: false when it failed or was cancelled.
+  virtual void onSendDone(SendToken token, bool delivered) = 0;
+  // The lane to that peer is broken for good (once per peer); later sends are refused.
+  virtual void onPeerError(PeerId peer, const std::string& why) = 0;
+};
+
+class Transport {
+ public:
+  virtual ~Transport() = default;
+
+  // What a peer needs to reach this process; travels over the control connection only.
+  virtual std::vector<std::byte> localAddress() const = 0;
+  // Opens the lane to a peer process. Never blocks; errors come by onPeerError.
+  virtual void connect(PeerId peer, ProcessId process, std::span<const std::byte> address) = 0;
+  // Stops posting to the peer. With `process_is_dead` its pending sends are also torn down (their
+  // onSendDone runs soon); a live peer's endpoint is kept (ucx 12.1 A).
+  virtual void disconnect(PeerId peer, bool process_is_dead) = 0;
+  // Hands over one message. `header` and `payload` stay valid until onSendDone(token). May run
+  // onSendDone inside. False: refused (no lane), onSendDone will not run.
+  virtual bool send(PeerId peer, std::span<const std::byte> header,
+                    std::span<const std::byte> payload, SendToken token) = 0;
+  // Runs what is ready, bounded; returns how many events it handled.
+  virtual std::uint32_t progress() = 0;
+  // Readable when progress() has work. Constant for the transport's life.
+  virtual int eventFd() const = 0;
+  // True: nothing is ready and eventFd() will become readable for the next event.
+  virtual bool arm() = 0;
+  // "ucx tcp/lo" once known; for peers() and logs.
+  virtual std::string laneName(PeerId peer) const = 0;
+  // Cancels everything and progresses until all onSendDone have run or `limit` passed (real time).
+  // Returns whether everything was drained. Afterwards only the destructor may be called.
+  virtual bool shutdown(std::uint32_t limit_ms) = 0;
+};
+
+}  // namespace papilio::engine
