@@ -1,0 +1,157 @@
+// The engine: one per process, one progress thread. Feeds events to the groups' protocol machines
+// and performs their effects on the two lanes. Knows nothing of torch.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/ids.hpp"
+#include "core/round_shape.hpp"
+#include "core/time.hpp"
+#include "engine/control_plane.hpp"
+#include "engine/transport.hpp"
+#include "fault/options.hpp"
+#include "fault/report.hpp"
+
+namespace papilio::engine {
+
+// How the engine gets its lanes; both factories run on the progress thread.
+struct LaneFactory {
+  std::function<std::unique_ptr<Transport>(TransportObserver&, ProcessId self)> transport;
+  std::function<std::unique_ptr<ControlPlane>(ControlObserver&, PeerHello self)> control;
+};
+
+enum class LogLevel : std::uint8_t { debug, info, warn, error, off };
+using LogFn = std::function<void(LogLevel, const std::string& line)>;
+
+struct EngineConfig {
+  LaneFactory lanes;
+  LogFn log;                 // one line per event; called on the progress thread
+  std::string versions;      // goes into the handshake
+};
+
+struct GroupConfig {
+  std::string name;          // for people
+  GroupId id;
+  Rank rank;
+  std::uint32_t size = 1;
+  // ControlPlane::localRecord() of every member, by rank.
+  std::vector<std::string> records;
+  fault::GroupOptions options;
+  std::size_t report_history = 256;
+  // Called on the progress thread; must not block and must not take the interpreter lock.
+  std::function<void(const fault::Event&)> on_event;
+};
+
+// How a collective ended. Exactly one per submission.
+struct Completion {
+  Seq seq;
+  fault::Report report;
+  fault::RoundError error;  // kind none: success
+};
+// Runs once on the progress thread, after the last access to the user's memory. Must not block and
+// must not take the interpreter lock.
+using DoneFn = std::function<void(const Completion&)>;
+
+// A tolerant all-reduce, in place. The memory stays valid until DoneFn has run.
+struct AllreduceRequest {
+  void* data = nullptr;
+  RoundShape shape;  // numel, dtype, op, premul; kind allreduce, strict false
+};
+
+// One step of a strict collective: what goes to and comes from every rank, then a local operation.
+// All memory stays valid until DoneFn has run. Sizes may be zero. Entry of the own rank is unused.
+struct StrictPhase {
+  struct Piece {
+    const std::byte* send = nullptr;
+    std::uint64_t send_bytes = 0;
+    std::byte* recv = nullptr;
+    std::uint64_t recv_bytes = 0;
+  };
+  std::vector<Piece> pieces;       // by rank
+  std::function<void(const ContributorSet& members)> then;  // after the phase's data is complete
+};
+// A strict collective: every live member enters with the same shape, then the phases run in order.
+// A rank that is dead at entry is left out of `members`; if its data is needed (`needs_all`, or it
+// is in `needed`), the collective fails at once with PeerFailed.
+struct StrictRequest {
+  RoundShape shape;  // strict = true, fingerprint = 0
+  std::vector<StrictPhase> phases;
+  bool needs_all = false;
+  ContributorSet needed;
+  std::uint64_t nbytes = 0;  // for the report
+};
+
+struct PeerInfo {
+  Rank rank;
+  fault::PeerState state = fault::PeerState::live;
+  Incarnation incarnation;
+  std::string lane;
+  std::string address;
+  double rtt = 0;        // seconds; 0 when unknown
+  double goodput = 0;    // bytes/s received from it; 0 when unknown
+  double lag = 0;        // seconds behind the median member
+  double last_seen = 0;  // seconds ago
+};
+
+struct BlacklistInfo {
+  fault::BlacklistEntry entry;
+  double since_seconds_ago = 0;
+  std::optional<double> expires_in_seconds;
+};
+
+// Flat names ("rounds.complete", "bytes.ucx.sent", …): monotonic counters and gauges.
+using StatsMap = std::map<std::string, double>;
+
+class Group;
+
+// Thread-safe. Every call returns in bounded time.
+class Engine {
+ public:
+  // Starts the progress thread; throws std::runtime_error when a lane can not be opened.
+  static std::shared_ptr<Engine> start(EngineConfig config);
+  virtual ~Engine() = default;
+
+  // What this process publishes so that others can reach it.
+  virtual std::string localRecord() const = 0;
+  // Returns at once; see Group::waitReady.
+  virtual std::shared_ptr<Group> createGroup(GroupConfig config) = 0;
+  // Ends all groups (their rounds fail with `aborted`), says goodbye, joins the thread; < 2 s.
+  virtual void shutdown() = 0;
+  virtual StatsMap stats() const = 0;
+};
+
+class Group {
+ public:
+  virtual ~Group() = default;
+
+  // Blocks until every member is up here, or gone for good, or `limit` (real time) passed.
+  // Returns the ranks that are neither up nor gone, and why: empty means ready.
+  virtual std::map<Rank, std::string> waitReady(Duration limit) = 0;
+  // Issue order is program order. Sequence numbers start at 1. Never blocks.
+  virtual Seq submit(AllreduceRequest request, std::optional<Duration> timeout, DoneFn done) = 0;
+  virtual Seq submit(StrictRequest request, std::optional<Duration> timeout, DoneFn done) = 0;
+  // Ends one round early with this error; a round that already ended is left alone.
+  virtual void cancel(Seq seq, fault::ErrorKind kind, const std::string& text) = 0;
+  // Ends all rounds with `aborted` and refuses new ones (they complete with `aborted`).
+  virtual void abort(const std::string& why) = 0;
+  // Flushes results owed to live members (at most 1 s), leaves the group. Idempotent.
+  virtual void leave() = 0;
+  virtual bool aborted() const = 0;
+
+  // Blocking queries answered by the progress thread.
+  virtual std::vector<PeerInfo> peers() = 0;
+  virtual std::vector<BlacklistInfo> blacklist() = 0;
+  virtual void ban(Rank rank, const std::string& reason, std::optional<Duration> term) = 0;
+  virtual void unban(Rank rank) = 0;
+  virtual std::vector<fault::Report> reports(std::size_t last) = 0;  // oldest first
+  virtual std::optional<fault::Report> report(Seq seq) = 0;
+  virtual StatsMap stats() = 0;
+};
+
+}  // namespace papilio::engine
