@@ -58,6 +58,15 @@ struct Nack {
   ChunkIndex chunk;
   Seq oldest;
   RoundShape shape;
+  ContributorSet agreeing;  // schema: ranks that were seen with the shape in this message
+};
+// A vote on the schema of a round is over. Taken only by a rank that is in `winners` and itself
+// entered the round with `schema`.
+struct Verdict {
+  Seq seq;
+  SchemaHash schema;
+  ContributorSet winners;
+  ContributorSet losers;
 };
 // I still wait for `missing` before I can close chunks of this round.
 struct Progress {
@@ -78,6 +87,7 @@ struct None {
 struct Settled {
   Seq seq;
   ChunkRange chunks;
+  Seq all_before;  // and nothing at all for rounds before this one
 };
 // I stopped waiting for `target` as a reducer from `seq` on; its shards go to its successor.
 struct Suspect {
@@ -88,7 +98,7 @@ struct Suspect {
 }  // namespace msg
 
 using ControlBody = std::variant<msg::Join, msg::Leave, msg::Enter, msg::StrictFailed, msg::Nack,
-                                 msg::Progress, msg::Fetch, msg::None, msg::Settled, msg::Suspect>;
+                                 msg::Verdict, msg::Progress, msg::Fetch, msg::None, msg::Settled, msg::Suspect>;
 
 struct ControlMessage {
   GroupId group;

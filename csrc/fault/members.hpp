@@ -1,0 +1,89 @@
+// What this rank thinks of every member of the group: is it there, is it waited for, may it reduce.
+// Local opinion only; the round machines read it and tell it what they saw.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "core/contributor_set.hpp"
+#include "core/ids.hpp"
+#include "core/time.hpp"
+#include "fault/blacklist.hpp"
+#include "fault/options.hpp"
+#include "fault/report.hpp"
+
+namespace papilio::fault {
+
+struct Member {
+  enum class Link : std::uint8_t { joining, up, gone };
+  // timely: waited for. late: missed a deadline, not waited for until it has caught up (sticky
+  // lateness: a dead or slow rank costs one deadline per incident). catching_up: it is back and far
+  // behind, and gets one patience to arrive.
+  enum class Pace : std::uint8_t { timely, late, catching_up };
+
+  Link link = Link::joining;
+  Reason gone_reason = Reason::none;
+  Incarnation incarnation;
+  Pace pace = Pace::timely;
+  Time catch_up_until{};
+  bool catch_up_spent = false;
+  bool ever_contributed = false;
+  bool routed_around = false;  // its shards go to its successor
+  Seq settled_before;          // it needs nothing of rounds before this one
+  Seq gone_before;             // as a reducer it has no results of rounds before this one
+  std::uint64_t judged_rounds = 0;
+  std::uint32_t timely_streak = 0;
+  std::vector<std::uint64_t> strikes;  // judged_rounds at each strike, last few
+  double lag = 0;                      // seconds behind the median, moving average
+};
+
+class Members {
+ public:
+  Members(std::uint32_t n, Rank me, const GroupOptions& options, std::uint64_t jitter_seed);
+
+  std::uint32_t size() const { return n_; }
+  Rank me() const { return me_; }
+  ContributorSet all() const { return ContributorSet::firstN(n_); }
+  Member& at(Rank rank) { return members_[rank.value]; }
+  const Member& at(Rank rank) const { return members_[rank.value]; }
+  Blacklist& blacklist() { return blacklist_; }
+  const Blacklist& blacklist() const { return blacklist_; }
+
+  // Dead, left, or training another model: nothing will come from it.
+  bool gone(Rank rank) const;
+  Reason goneReason(Rank rank) const;
+  ContributorSet present() const;  // not gone, self included
+  // Rounds wait for these (self included).
+  ContributorSet expected() const;
+  bool counts(Rank rank) const;         // its contributions may be added
+  bool mayReduce(Rank rank) const;      // its shards go to it
+  // First rank from `owner` on, in ring order, that may reduce; self when nobody else may.
+  Rank reducerFor(Rank owner) const;
+  // Same, but skipping `tried` too: the next stand-in after a failed one.
+  Rank reducerAfter(Rank owner, Rank failed) const;
+  std::uint16_t ringDistance(Rank from, Rank to) const;
+  Reason blameFor(Rank rank) const;  // why it is missing from a result
+  PeerState state(Rank rank) const;
+
+  void judged(Rank rank) { ++at(rank).judged_rounds; }
+  // The rank contributed in time (or nearly): wait for it and let it reduce again.
+  void caughtUp(Rank rank);
+  // It missed a deadline. True when that was the strike that blacklists it.
+  bool missed(Rank rank, bool strike);
+  // A late rank shows life, far behind: one patience for it per incident.
+  void startCatchUp(Time now, Rank rank, Duration patience);
+  void recordLag(Rank rank, Duration lag);
+
+ private:
+  static constexpr std::uint64_t kStrikeWindow = 10;   // judged rounds
+  static constexpr std::uint32_t kCleanStreak = 10;    // timely rounds that forget an incident
+
+  std::uint32_t n_;
+  Rank me_;
+  std::uint32_t slow_strikes_;
+  std::array<Member, kMaxRanks> members_;
+  Blacklist blacklist_;
+};
+
+}  // namespace papilio::fault
