@@ -94,11 +94,16 @@ struct Suspect {
   Rank target;
   Seq seq;
 };
+// I was routed around and am back: from `seq` on my shards come to me again.
+struct Reinstate {
+  Seq seq;
+};
 
 }  // namespace msg
 
 using ControlBody = std::variant<msg::Join, msg::Leave, msg::Enter, msg::StrictFailed, msg::Nack,
-                                 msg::Verdict, msg::Progress, msg::Fetch, msg::None, msg::Settled, msg::Suspect>;
+                                 msg::Verdict, msg::Progress, msg::Fetch, msg::None, msg::Settled, msg::Suspect,
+                                 msg::Reinstate>;
 
 struct ControlMessage {
   GroupId group;

@@ -41,22 +41,41 @@ bool Members::counts(Rank rank) const {
   return rank == me_ || (!gone(rank) && !blacklist_.contains(rank));
 }
 
-bool Members::mayReduce(Rank rank) const { return counts(rank) && !at(rank).routed_around; }
+bool Members::mayReduce(Rank rank, Seq seq) const {
+  if (gone(rank)) return false;
+  const Member& member = at(rank);
+  if (!member.routed_around) return true;
+  return member.reinstated_from.value != 0 && seq >= member.reinstated_from;
+}
 
-Rank Members::reducerFor(Rank owner) const {
+Rank Members::reducerFor(Rank owner, Seq seq) const {
   for (std::uint32_t step = 0; step < n_; ++step) {
     const Rank candidate{(owner.value + step) % n_};
-    if (mayReduce(candidate)) return candidate;
+    if (mayReduce(candidate, seq)) return candidate;
   }
   return me_;
 }
 
-Rank Members::reducerAfter(Rank owner, Rank failed) const {
-  for (std::uint32_t step = ringDistance(owner, failed) + 1U; step < n_; ++step) {
-    const Rank candidate{(owner.value + step) % n_};
-    if (mayReduce(candidate)) return candidate;
+bool Members::routeAround(Rank rank) {
+  Member& member = at(rank);
+  const bool news = !member.routed_around || member.reinstated_from.value != 0;
+  member.routed_around = true;
+  member.reinstated_from = Seq{};
+  return news;
+}
+
+void Members::reinstate(Rank rank, Seq seq) {
+  if (at(rank).routed_around) at(rank).reinstated_from = seq;
+}
+
+void Members::entered(Seq seq) {
+  for (std::uint32_t r = 0; r < n_; ++r) {
+    Member& member = members_[r];
+    if (!member.routed_around || member.reinstated_from.value == 0) continue;
+    if (seq < member.reinstated_from) continue;
+    member.routed_around = false;
+    member.reinstated_from = Seq{};
   }
-  return me_;
 }
 
 std::uint16_t Members::ringDistance(Rank from, Rank to) const {
@@ -88,7 +107,6 @@ void Members::caughtUp(Rank rank) {
   Member& member = at(rank);
   member.ever_contributed = true;
   member.pace = Member::Pace::timely;
-  member.routed_around = false;
   if (++member.timely_streak >= kCleanStreak) member.catch_up_spent = false;
 }
 

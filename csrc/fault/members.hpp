@@ -29,7 +29,9 @@ struct Member {
   Time catch_up_until{};
   bool catch_up_spent = false;
   bool ever_contributed = false;
-  bool routed_around = false;  // its shards go to its successor
+  bool routed_around = false;  // its shards go to its successor …
+  Seq reinstated_from;         // … but from this round on to itself again (0: not announced)
+  Time reducer_life{};         // last RESULT or PROGRESS from it, any round
   Seq settled_before;          // it needs nothing of rounds before this one
   Seq gone_before;             // as a reducer it has no results of rounds before this one
   std::uint64_t judged_rounds = 0;
@@ -57,11 +59,15 @@ class Members {
   // Rounds wait for these (self included).
   ContributorSet expected() const;
   bool counts(Rank rank) const;         // its contributions may be added
-  bool mayReduce(Rank rank) const;      // its shards go to it
+  bool mayReduce(Rank rank, Seq seq) const;  // its shards of that round go to it
   // First rank from `owner` on, in ring order, that may reduce; self when nobody else may.
-  Rank reducerFor(Rank owner) const;
-  // Same, but skipping `tried` too: the next stand-in after a failed one.
-  Rank reducerAfter(Rank owner, Rank failed) const;
+  Rank reducerFor(Rank owner, Seq seq) const;
+  // The rank does not answer as a reducer. False: that was known.
+  bool routeAround(Rank rank);
+  // It announced that it reduces again from `seq` on.
+  void reinstate(Rank rank, Seq seq);
+  // A round was entered: forget route-arounds that ended before it.
+  void entered(Seq seq);
   std::uint16_t ringDistance(Rank from, Rank to) const;
   Reason blameFor(Rank rank) const;  // why it is missing from a result
   PeerState state(Rank rank) const;

@@ -1,0 +1,258 @@
+#include "fault/contribution.hpp"
+
+#include <algorithm>
+
+namespace papilio::fault {
+
+namespace {
+constexpr std::uint8_t kMaxResends = 4;
+constexpr std::uint32_t kFetchPeers = 3;
+}  // namespace
+
+Contribution::Contribution(const Members& members, const ArrivalPolicy& policy, Seq seq,
+                           SchemaHash schema, const RoundShape& shape, Time now, Time ceiling)
+    : members_(members),
+      policy_(policy),
+      seq_(seq),
+      schema_(schema),
+      shape_(shape),
+      layout_(shape.numel, elementSize(shape.dtype), members.size(), seq),
+      entered_(now),
+      ceiling_(ceiling),
+      chunks_(layout_.chunkCount()),
+      waiting_at_(members.size(), 0),
+      pending_(layout_.chunkCount()) {}
+
+std::vector<ChunkIndex> Contribution::start(Effects& out) {
+  std::vector<ChunkIndex> own;
+  const std::uint32_t n = members_.size();
+  // The rotation me+1, me+2, … spreads the senders over the reducers (protocol A4).
+  for (std::uint32_t k = 1; k <= n; ++k) {
+    const auto span = layout_.shardChunks(Rank{(members_.me().value + k) % n});
+    for (std::uint32_t i = 0; i < span.count; ++i) {
+      const ChunkIndex chunk{span.first + i};
+      ++waiting_at_[0];  // assign() moves it from its old target
+      chunks_[chunk.value].target = Rank{0};
+      if (assign(chunk, out)) own.push_back(chunk);
+    }
+  }
+  return own;
+}
+
+bool Contribution::assign(ChunkIndex index, Effects& out) {
+  Chunk& chunk = chunks_[index.value];
+  const Rank owner = layout_.owner(index);
+  const Rank target = members_.reducerFor(owner, seq_);
+  if (chunk.state == State::waiting) --waiting_at_[chunk.target.value];
+  if (chunk.state == State::fetching) --fetching_;
+  chunk.state = State::waiting;
+  chunk.target = target;
+  chunk.attempt = members_.ringDistance(owner, target);
+  ++waiting_at_[target.value];
+  if (target == members_.me()) return true;
+  out.push_back(effect::SendContribution{target, seq_, index, chunk.attempt});
+  return false;
+}
+
+bool Contribution::wants(Rank from, const DataHeader& header) const {
+  if (header.chunk.value >= chunks_.size()) return false;
+  const Chunk& chunk = chunks_[header.chunk.value];
+  if (chunk.state == State::got) return false;
+  if ((header.flags & kFetched) != 0) return true;
+  const Rank owner = layout_.owner(header.chunk);
+  return (owner.value + header.attempt) % members_.size() == from.value;
+}
+
+void Contribution::settle(Chunk& chunk, Source source, const ContributorSet& contributors,
+                          double weight) {
+  if (chunk.state == State::waiting) --waiting_at_[chunk.target.value];
+  if (chunk.state == State::fetching) --fetching_;
+  chunk.state = State::got;
+  chunk.source = source;
+  chunk.contributors = contributors;
+  chunk.weight = weight;
+  --pending_;
+}
+
+void Contribution::gotResult(Time, Rank from, const DataHeader& header, Effects& out) {
+  Chunk& chunk = chunks_[header.chunk.value];
+  if (chunk.state == State::got) return;
+  const bool fetched = (header.flags & kFetched) != 0;
+  if ((header.flags & kLateNotCounted) != 0) behind_ = true;
+  if (header.contributors.contains(members_.me())) counted_ = true;
+  const Source source =
+      fetched ? Source::fetched : header.attempt > 0 ? Source::redone : Source::reduced;
+  // Whoever else may be collecting this chunk must not wait for this rank.
+  const Rank reducer = members_.reducerFor(layout_.owner(header.chunk), seq_);
+  if (reducer != from && reducer != members_.me()) {
+    const ChunkRange one{header.chunk.value, header.chunk.value + 1};
+    out.push_back(effect::SendControl{reducer, msg::Settled{seq_, one, Seq{}}});
+  }
+  chunk.attempt = header.attempt;
+  settle(chunk, source, header.contributors, header.weight_sum);
+}
+
+void Contribution::gotOwn(ChunkIndex index, const ContributorSet& contributors, double weight) {
+  Chunk& chunk = chunks_[index.value];
+  if (chunk.state == State::got) return;
+  const auto attempt = members_.ringDistance(layout_.owner(index), members_.me());
+  chunk.attempt = attempt;
+  settle(chunk, attempt > 0 ? Source::redone : Source::reduced, contributors, weight);
+}
+
+void Contribution::gotNone(Rank from, ChunkRange range) {
+  const auto last = std::min<std::uint32_t>(range.last, layout_.chunkCount());
+  for (std::uint32_t c = range.first; c < last; ++c) chunks_[c].asked.erase(from);
+}
+
+void Contribution::gone(Rank from, ChunkIndex index, Effects& out) {
+  if (index.value >= chunks_.size()) return;
+  const Chunk& chunk = chunks_[index.value];
+  if (chunk.state == State::waiting && chunk.target == from) fillLocal(index, out);
+}
+
+void Contribution::fillLocal(ChunkIndex index, Effects& out) {
+  Chunk& chunk = chunks_[index.value];
+  if (chunk.state == State::got) return;
+  ContributorSet self;
+  self.insert(members_.me());
+  settle(chunk, Source::local, self, 0);
+  out.push_back(effect::FillLocal{seq_, index});
+  if (chunk.target == members_.me() || members_.gone(chunk.target)) return;
+  const ChunkRange one{index.value, index.value + 1};
+  out.push_back(effect::SendControl{chunk.target, msg::Settled{seq_, one, Seq{}}});
+}
+
+void Contribution::resend(Rank to, ChunkIndex index, Effects& out) {
+  if (index.value >= chunks_.size()) return;
+  Chunk& chunk = chunks_[index.value];
+  if (chunk.state != State::waiting || chunk.target != to || ++chunk.resends > kMaxResends) return;
+  out.push_back(effect::SendContribution{to, seq_, index, chunk.attempt});
+}
+
+void Contribution::reducerFailed(Time now, Rank failed, bool hard, Effects& out) {
+  failed_reducers_.emplace(failed, hard ? members_.goneReason(failed) : Reason::slow);
+  for (auto& chunk : chunks_) chunk.asked.erase(failed);
+  if (waiting_at_[failed.value] == 0) return;
+  out.push_back(effect::DropContributions{failed, seq_});
+  // Ask the ranks after the failed one first: its successor may have redone the chunk already.
+  ContributorSet ask;
+  for (std::uint32_t k = 1; k < members_.size() && ask.count() < kFetchPeers; ++k) {
+    const Rank peer{(failed.value + k) % members_.size()};
+    if (peer != members_.me() && members_.mayReduce(peer, seq_)) ask.insert(peer);
+  }
+  std::vector<ChunkRange> ranges;
+  for (std::uint32_t c = 0; c < chunks_.size(); ++c) {
+    Chunk& chunk = chunks_[c];
+    if (chunk.state != State::waiting || chunk.target != failed) continue;
+    --waiting_at_[failed.value];
+    ++fetching_;
+    chunk.state = State::fetching;
+    chunk.hard = hard;
+    chunk.asked = ask;
+    chunk.fetch_until = now + kFetchBudget;
+    if (!ranges.empty() && ranges.back().last == c) {
+      ++ranges.back().last;
+    } else {
+      ranges.push_back({c, c + 1});
+    }
+  }
+  ask.forEach([&](Rank peer) {
+    for (const auto& range : ranges) {
+      out.push_back(effect::SendControl{peer, msg::Fetch{seq_, range}});
+    }
+  });
+}
+
+std::vector<ChunkIndex> Contribution::redirect(Rank target, Effects& out) {
+  std::vector<ChunkIndex> own;
+  if (waiting_at_[target.value] == 0) return own;
+  out.push_back(effect::DropContributions{target, seq_});
+  for (std::uint32_t c = 0; c < chunks_.size(); ++c) {
+    if (chunks_[c].state != State::waiting || chunks_[c].target != target) continue;
+    if (assign(ChunkIndex{c}, out)) own.push_back(ChunkIndex{c});
+  }
+  return own;
+}
+
+std::vector<ChunkIndex> Contribution::advance(Time now, Effects& out) {
+  std::vector<ChunkIndex> own;
+  if (fetching_ == 0) return own;
+  for (std::uint32_t c = 0; c < chunks_.size(); ++c) {
+    Chunk& chunk = chunks_[c];
+    if (chunk.state != State::fetching) continue;
+    if (!chunk.asked.empty() && now < chunk.fetch_until) continue;
+    if (!chunk.hard) {
+      fillLocal(ChunkIndex{c}, out);
+    } else if (assign(ChunkIndex{c}, out)) {
+      own.push_back(ChunkIndex{c});
+    }
+  }
+  return own;
+}
+
+void Contribution::giveUp(Effects& out) {
+  for (std::uint32_t c = 0; c < chunks_.size(); ++c) fillLocal(ChunkIndex{c}, out);
+}
+
+Time Contribution::resultDeadline(Rank target) const {
+  const Time life = std::max(entered_, members_.at(target).reducer_life);
+  return life + policy_.budget() + kResultMargin;
+}
+
+ContributorSet Contribution::overdue(Time now) const {
+  ContributorSet out;
+  for (std::uint32_t r = 0; r < members_.size(); ++r) {
+    if (waiting_at_[r] == 0 || Rank{r} == members_.me()) continue;
+    if (resultDeadline(Rank{r}) <= now) out.insert(Rank{r});
+  }
+  return out;
+}
+
+Time Contribution::nextDeadline() const {
+  Time next = ceiling_;
+  for (std::uint32_t r = 0; r < members_.size(); ++r) {
+    if (waiting_at_[r] == 0 || Rank{r} == members_.me()) continue;
+    next = std::min(next, resultDeadline(Rank{r}));
+  }
+  if (fetching_ > 0) {
+    for (const auto& chunk : chunks_) {
+      if (chunk.state == State::fetching) next = std::min(next, chunk.fetch_until);
+    }
+  }
+  return next;
+}
+
+bool Contribution::holds(ChunkIndex chunk) const {
+  return chunk.value < chunks_.size() && chunks_[chunk.value].state == State::got &&
+         chunks_[chunk.value].source != Source::local;
+}
+
+DataHeader Contribution::heldHeader(ChunkIndex index) const {
+  const Chunk& chunk = chunks_[index.value];
+  DataHeader header;
+  header.type = MessageType::result;
+  header.flags = kFetched;
+  header.seq = seq_;
+  header.schema = schema_;
+  header.chunk = index;
+  header.attempt = chunk.attempt;
+  header.contributors = chunk.contributors;
+  header.weight_sum = chunk.weight;
+  return header;
+}
+
+std::vector<ChunkRange> Contribution::gotRanges() const {
+  std::vector<ChunkRange> out;
+  for (std::uint32_t c = 0; c < chunks_.size(); ++c) {
+    if (chunks_[c].state != State::got) continue;
+    if (!out.empty() && out.back().last == c) {
+      ++out.back().last;
+    } else {
+      out.push_back({c, c + 1});
+    }
+  }
+  return out;
+}
+
+}  // namespace papilio::fault

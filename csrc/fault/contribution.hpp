@@ -1,0 +1,108 @@
+// The contributor's side of one tolerant round: where each chunk's result comes from, and the
+// ladder for a missing one: RESULT -> FETCH -> REDO at the successor -> LOCAL (protocol A4).
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "core/contributor_set.hpp"
+#include "core/layout.hpp"
+#include "core/wire.hpp"
+#include "fault/arrival.hpp"
+#include "fault/effects.hpp"
+#include "fault/members.hpp"
+
+namespace papilio::fault {
+
+class Contribution {
+ public:
+  // `ceiling`: when the call must return whatever happened.
+  Contribution(const Members& members, const ArrivalPolicy& policy, Seq seq, SchemaHash schema,
+               const RoundShape& shape, Time now, Time ceiling);
+
+  const RoundShape& shape() const { return shape_; }
+  SchemaHash schema() const { return schema_; }
+  const Layout& layout() const { return layout_; }
+  bool done() const { return pending_ == 0; }
+
+  // Sends every chunk to its reducer. Returns the chunks that are this rank's own duty.
+  std::vector<ChunkIndex> start(Effects& out);
+
+  // Is this RESULT one that the chunk still waits for? (The caller verified header and membership.)
+  bool wants(Rank from, const DataHeader& header) const;
+  // A wanted RESULT was verified and applied.
+  void gotResult(Time now, Rank from, const DataHeader& header, Effects& out);
+  // The own duty was reduced and applied here.
+  void gotOwn(ChunkIndex chunk, const ContributorSet& contributors, double weight_sum);
+  // `from` has not got this chunk / has it no more for good.
+  void gotNone(Rank from, ChunkRange chunks);
+  void gone(Rank from, ChunkIndex chunk, Effects& out);
+  // Sends the chunk again after damage on the way; bounded.
+  void resend(Rank to, ChunkIndex chunk, Effects& out);
+
+  // `failed` will return nothing; hard: it is certainly gone.
+  void reducerFailed(Time now, Rank failed, bool hard, Effects& out);
+  // Others route around `target`: redirect what still waits for it. Returns new own duties.
+  std::vector<ChunkIndex> redirect(Rank target, Effects& out);
+  // Fetches that nobody answered, or that ran out of time: next rung. Returns new own duties.
+  std::vector<ChunkIndex> advance(Time now, Effects& out);
+  // The ceiling passed, or the round is being ended: everything still missing becomes local.
+  void giveUp(Effects& out);
+
+  // Reducers whose results are overdue.
+  ContributorSet overdue(Time now) const;
+  Time nextDeadline() const;
+  Time ceiling() const { return ceiling_; }
+  bool holds(ChunkIndex chunk) const;     // the result is in the tensor
+  bool waits(ChunkIndex chunk) const { return chunks_[chunk.value].state != State::got; }
+  DataHeader heldHeader(ChunkIndex chunk) const;  // for SendHeld: contributors, weight, attempt
+  std::vector<ChunkRange> gotRanges() const;
+  std::uint16_t attemptOf(ChunkIndex chunk) const { return chunks_[chunk.value].attempt; }
+  // A reducer said that my contribution was too late: I am behind.
+  bool behind() const { return behind_; }
+  bool counted() const { return counted_; }
+
+  Report report() const;
+
+  static constexpr Duration kFetchBudget = 250ms;
+  static constexpr Duration kResultMargin = 250ms;  // result deadline > arrival deadline (A5)
+
+ private:
+  enum class State : std::uint8_t { waiting, fetching, got };
+  struct Chunk {
+    State state = State::waiting;
+    Rank target;
+    std::uint16_t attempt = 0;
+    std::uint8_t resends = 0;
+    bool hard = false;        // fetching because the reducer is gone for good
+    ContributorSet asked;     // fetching: who may still answer
+    Time fetch_until{};
+    Source source = Source::local;
+    ContributorSet contributors;
+    double weight = 0;
+  };
+  void settle(Chunk& chunk, Source source, const ContributorSet& contributors, double weight);
+  void fillLocal(ChunkIndex index, Effects& out);
+  bool assign(ChunkIndex index, Effects& out);  // true: own duty
+  Time resultDeadline(Rank target) const;
+  void blameMissing(Report& report) const;
+
+  const Members& members_;
+  const ArrivalPolicy& policy_;
+  Seq seq_;
+  SchemaHash schema_;
+  RoundShape shape_;
+  Layout layout_;
+  Time entered_;
+  Time ceiling_;
+  std::vector<Chunk> chunks_;
+  std::vector<std::uint32_t> waiting_at_;  // chunks in state waiting, by target
+  std::uint32_t pending_ = 0;
+  std::uint32_t fetching_ = 0;
+  bool behind_ = false;
+  bool counted_ = false;
+  std::map<Rank, Reason> failed_reducers_;
+};
+
+}  // namespace papilio::fault

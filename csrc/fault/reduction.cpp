@@ -1,0 +1,204 @@
+#include "fault/reduction.hpp"
+
+#include <algorithm>
+
+#include "core/wire.hpp"
+
+namespace papilio::fault {
+
+namespace {
+constexpr std::uint8_t kMaxResends = 4;
+constexpr std::size_t kMaxEarlySettles = 4 * kMaxRanks;
+constexpr double kRateFloor = 1e6;  // bytes/s; slower than this is slow (protocol D3)
+}  // namespace
+
+Reduction::Reduction(const Members& members, const ArrivalPolicy& policy, Seq seq,
+                     SchemaHash schema, const RoundShape& shape)
+    : members_(members),
+      policy_(policy),
+      seq_(seq),
+      schema_(schema),
+      shape_(shape),
+      layout_(shape.numel, elementSize(shape.dtype), members.size(), seq),
+      first_seen_(members.size(), kNever),
+      last_seen_(members.size(), Time{}),
+      weights_(members.size(), 1.0F) {}
+
+Reduction::Admit Reduction::admit(Rank src, ChunkIndex chunk) const {
+  const auto it = duties_.find(chunk.value);
+  if (it == duties_.end()) return Admit::keep;
+  if (it->second.phase != Phase::collecting) return Admit::late;
+  return it->second.arrived.contains(src) ? Admit::duplicate : Admit::keep;
+}
+
+void Reduction::showed(Time now, Rank src) {
+  shown_.insert(src);
+  last_seen_[src.value] = now;
+  if (first_seen_[src.value] != kNever) return;
+  first_seen_[src.value] = now;
+  noteArrivalOrder(now);
+}
+
+void Reduction::noteArrivalOrder(Time now) {
+  if (next_progress_ == kNever) next_progress_ = now + kProgressEvery;
+  const auto expected = members_.expected();
+  const auto here = (shown_ & expected).count();
+  if (median_ == kNever && here >= (expected.count() + 1) / 2) median_ = now;
+}
+
+void Reduction::arrived(Time now, Rank src, ChunkIndex chunk, float weight) {
+  Duty& duty = dutyFor(chunk);
+  if (duty.phase != Phase::collecting) return;
+  duty.arrived.insert(src);
+  duty.settled.erase(src);
+  weights_[src.value] = weight;
+  showed(now, src);
+}
+
+Reduction::Duty& Reduction::dutyFor(ChunkIndex chunk) {
+  auto [it, fresh] = duties_.try_emplace(chunk.value);
+  if (!fresh) return it->second;
+  for (const auto& [rank, range] : settled_early_) {
+    if (chunk.value >= range.first && chunk.value < range.last) it->second.settled.insert(rank);
+  }
+  return it->second;
+}
+
+void Reduction::settle(Rank src, ChunkRange chunks) {
+  if (settled_early_.size() < kMaxEarlySettles) settled_early_.emplace_back(src, chunks);
+  for (auto it = duties_.lower_bound(chunks.first); it != duties_.end(); ++it) {
+    if (it->first >= chunks.last) break;
+    if (!it->second.arrived.contains(src)) it->second.settled.insert(src);
+  }
+}
+
+ContributorSet Reduction::settledRanks() const {
+  ContributorSet out;
+  for (std::uint32_t r = 0; r < members_.size(); ++r) {
+    if (members_.at(Rank{r}).settled_before > seq_) out.insert(Rank{r});
+  }
+  return out;
+}
+
+ContributorSet Reduction::waitingFor(const Duty& duty, const ContributorSet& expected) const {
+  if (duty.phase != Phase::collecting || duty.arrived.empty()) return {};
+  return expected - duty.arrived - duty.settled - absent_;
+}
+
+ContributorSet Reduction::waitingFor() const {
+  const auto expected = members_.expected() - settledRanks();
+  ContributorSet out;
+  for (const auto& [chunk, duty] : duties_) out = out | waitingFor(duty, expected);
+  return out;
+}
+
+void Reduction::closeReady(Effects& out) {
+  const auto expected = members_.expected() - settledRanks();
+  for (auto& [chunk, duty] : duties_) {
+    if (duty.phase != Phase::collecting || duty.arrived.empty()) continue;
+    if (!waitingFor(duty, expected).empty()) continue;
+    ContributorSet counted;
+    duty.arrived.forEach([&, &d = duty](Rank rank) {
+      if (members_.counts(rank) && !d.settled.contains(rank)) counted.insert(rank);
+    });
+    if (counted.empty()) continue;
+    duty.phase = Phase::reducing;
+    duty.result.contributors = counted;
+    duty.result.weight_sum = weightOf(counted);
+    out.push_back(effect::Reduce{seq_, schema_, ChunkIndex{chunk}, counted});
+  }
+}
+
+void Reduction::reduced(Time now, ChunkIndex chunk, const ContributorSet& actual, Effects& out) {
+  Duty& duty = duties_[chunk.value];
+  duty.phase = Phase::closed;
+  duty.result.contributors = actual;
+  duty.result.weight_sum = weightOf(actual);
+  kept_bytes_ += layout_.bytes(chunk);
+  last_close_ = now;
+  shown_.forEach([&](Rank to) {
+    if (to == members_.me() || members_.gone(to) || duty.settled.contains(to)) return;
+    const std::uint16_t flags = actual.contains(to) ? std::uint16_t{0} : kLateNotCounted;
+    out.push_back(effect::SendResult{to, seq_, schema_, chunk, flags});
+  });
+}
+
+double Reduction::weightOf(const ContributorSet& set) const {
+  double sum = 0;
+  set.forEach([&](Rank rank) { sum += static_cast<double>(weights_[rank.value]); });
+  return sum;
+}
+
+Time Reduction::deadlineOf(Rank rank) const {
+  const Member& member = members_.at(rank);
+  if (member.pace == Member::Pace::catching_up) return member.catch_up_until;
+  if (median_ == kNever) return kNever;
+  if (!shown_.contains(rank)) {
+    const bool starting = !member.ever_contributed;
+    return median_ + (starting ? policy_.firstBudget() : policy_.budget());
+  }
+  // It is here, but some of its chunks are not. Closing a chunk is what lets it send the next one,
+  // so the clock restarts with every arrival and every close; the rate floor bounds the whole.
+  const Time quiet = std::max({median_, last_seen_[rank.value], last_close_}) + policy_.budget();
+  const double bytes = static_cast<double>(layout_.numel() * layout_.elementSize());
+  const Time ceiling = first_seen_[rank.value] + policy_.patience() + fromSeconds(bytes / kRateFloor);
+  return std::min(quiet, std::max(ceiling, median_ + policy_.patience()));
+}
+
+ContributorSet Reduction::expire(Time now) {
+  ContributorSet late;
+  waitingFor().forEach([&](Rank rank) {
+    if (deadlineOf(rank) <= now) late.insert(rank);
+  });
+  absent_ = absent_ | late;
+  return late;
+}
+
+Time Reduction::nextDeadline() const {
+  Time next = kNever;
+  waitingFor().forEach([&](Rank rank) { next = std::min(next, deadlineOf(rank)); });
+  if (next != kNever) next = std::min(next, next_progress_);
+  return next;
+}
+
+bool Reduction::complete() const {
+  const auto all = members_.all();
+  return std::all_of(duties_.begin(), duties_.end(), [&](const auto& entry) {
+    return entry.second.phase == Phase::closed && entry.second.result.contributors == all;
+  });
+}
+
+bool Reduction::idle() const {
+  return std::none_of(duties_.begin(), duties_.end(), [](const auto& entry) {
+    return entry.second.phase == Phase::collecting && !entry.second.arrived.empty();
+  });
+}
+
+std::optional<Duration> Reduction::lagOf(Rank rank) const {
+  if (median_ == kNever || first_seen_[rank.value] == kNever) return std::nullopt;
+  return first_seen_[rank.value] - median_;
+}
+
+const Reduction::Result* Reduction::result(ChunkIndex chunk) const {
+  const auto it = duties_.find(chunk.value);
+  if (it == duties_.end() || it->second.phase != Phase::closed) return nullptr;
+  return &it->second.result;
+}
+
+bool Reduction::mayResend(ChunkIndex chunk) {
+  const auto it = duties_.find(chunk.value);
+  return it != duties_.end() && ++it->second.resends <= kMaxResends;
+}
+
+void Reduction::reportProgress(Time now, Effects& out) {
+  if (now < next_progress_) return;
+  const auto missing = waitingFor();
+  if (missing.empty()) return;
+  next_progress_ = now + kProgressEvery;
+  shown_.forEach([&](Rank to) {
+    if (to == members_.me() || members_.gone(to)) return;
+    out.push_back(effect::SendControl{to, msg::Progress{seq_, missing}});
+  });
+}
+
+}  // namespace papilio::fault

@@ -1,0 +1,109 @@
+// The reducer's side of one round and one schema: which contributions of which chunk are here, whom
+// it still waits for, when it stops waiting. Needs no local entry (headless, protocol A5).
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <vector>
+
+#include "core/contributor_set.hpp"
+#include "core/layout.hpp"
+#include "core/round_shape.hpp"
+#include "fault/arrival.hpp"
+#include "fault/effects.hpp"
+#include "fault/members.hpp"
+
+namespace papilio::fault {
+
+class Reduction {
+ public:
+  Reduction(const Members& members, const ArrivalPolicy& policy, Seq seq, SchemaHash schema,
+            const RoundShape& shape);
+
+  enum class Admit : std::uint8_t { keep, duplicate, late };
+
+  const RoundShape& shape() const { return shape_; }
+  const Layout& layout() const { return layout_; }
+  SchemaHash schema() const { return schema_; }
+
+  // What to do with a contribution of `src`; the duty (owner + attempt = me) was checked before.
+  Admit admit(Rank src, ChunkIndex chunk) const;
+  // A contribution is here, or (src = me) the local tensor is.
+  void arrived(Time now, Rank src, ChunkIndex chunk, float weight);
+  // `src` takes part in the round (it gets results pushed), whether or not its data counts.
+  void showed(Time now, Rank src);
+  // `src` needs nothing and sends nothing for these chunks.
+  void settle(Rank src, ChunkRange chunks);
+  // Makes sure the chunk is on duty here even before anybody contributed to it.
+  void open(ChunkIndex chunk) { dutyFor(chunk); }
+  bool onDuty(ChunkIndex chunk) const { return duties_.count(chunk.value) != 0; }
+
+  // Closes every chunk that waits for nobody.
+  void closeReady(Effects& out);
+  // The engine reduced: `actual` is what really went in (a non-finite minority may be gone).
+  void reduced(Time now, ChunkIndex chunk, const ContributorSet& actual, Effects& out);
+
+  // Members it still waits for, over all chunks on duty that somebody contributed to.
+  ContributorSet waitingFor() const;
+  // Members whose deadline has passed; they are not waited for any more in this round.
+  ContributorSet expire(Time now);
+  Time nextDeadline() const;
+  // Every member contributed to every chunk on duty, and all are closed.
+  bool complete() const;
+  bool idle() const;  // nothing collecting that somebody contributed to
+  // Lag of `rank` behind the median arrival, if both are known.
+  std::optional<Duration> lagOf(Rank rank) const;
+  const ContributorSet& shown() const { return shown_; }
+
+  struct Result {
+    ContributorSet contributors;
+    double weight_sum = 0;
+  };
+  // nullptr while the chunk is not closed here.
+  const Result* result(ChunkIndex chunk) const;
+  std::uint64_t keptBytes() const { return kept_bytes_; }
+  // NACK(corrupt) repeats, bounded per chunk.
+  bool mayResend(ChunkIndex chunk);
+
+  // PROGRESS to those who wait here, at most every kProgressEvery.
+  void reportProgress(Time now, Effects& out);
+  static constexpr Duration kProgressEvery = 100ms;
+
+ private:
+  enum class Phase : std::uint8_t { collecting, reducing, closed };
+  struct Duty {
+    Phase phase = Phase::collecting;
+    std::uint8_t resends = 0;
+    ContributorSet arrived;
+    ContributorSet settled;
+    Result result;
+  };
+  Duty& dutyFor(ChunkIndex chunk);
+  ContributorSet waitingFor(const Duty& duty, const ContributorSet& expected) const;
+  ContributorSet settledRanks() const;
+  void noteArrivalOrder(Time now);
+  Time deadlineOf(Rank rank) const;
+  double weightOf(const ContributorSet& set) const;
+
+  const Members& members_;
+  const ArrivalPolicy& policy_;
+  Seq seq_;
+  SchemaHash schema_;
+  RoundShape shape_;
+  Layout layout_;
+  std::map<std::uint32_t, Duty> duties_;
+  // SETTLED that came before the chunk was on duty here.
+  std::vector<std::pair<Rank, ChunkRange>> settled_early_;
+  ContributorSet shown_;   // took part in any way
+  ContributorSet absent_;  // missed its deadline in this round
+  std::vector<Time> first_seen_;
+  std::vector<Time> last_seen_;
+  std::vector<float> weights_;
+  Time median_ = kNever;  // when half of the expected members had shown up
+  Time last_close_{};
+  Time next_progress_ = kNever;
+  std::uint64_t kept_bytes_ = 0;
+};
+
+}  // namespace papilio::fault

@@ -1,0 +1,77 @@
+// One strict collective: all members enter with the same shape, then exchange blocks in phases. It
+// ends in the result, or in an error that names the culprit; never in a partial value.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <vector>
+
+#include "core/contributor_set.hpp"
+#include "core/round_shape.hpp"
+#include "fault/effects.hpp"
+#include "fault/members.hpp"
+
+namespace papilio::fault {
+
+// What the engine tells the machine about a strict collective; sizes only, no memory.
+struct StrictSpec {
+  RoundShape shape;
+  // phases[p][r]: blocks expected from rank r, and whether there is something to send to it.
+  struct Exchange {
+    std::uint32_t recv_blocks = 0;
+    bool sends = false;
+  };
+  std::vector<std::vector<Exchange>> phases;
+  bool needs_all = false;
+  ContributorSet needed;
+  std::uint64_t nbytes = 0;
+};
+
+class StrictRound {
+ public:
+  StrictRound(const Members& members, Seq seq, SchemaHash schema, StrictSpec spec, Time deadline);
+
+  const StrictSpec& spec() const { return spec_; }
+  SchemaHash schema() const { return schema_; }
+  Time deadline() const { return deadline_; }
+  bool ended() const { return ended_; }
+
+  // Announces the entry to every member; fails at once if somebody needed is gone.
+  void start(Effects& out);
+  // `from` entered with the same shape.
+  void peerEntered(Rank from, Effects& out);
+  // Is this block expected? Then place it; blockPlaced() once it is verified and copied.
+  bool wantsBlock(Rank from, std::uint16_t phase, std::uint32_t index) const;
+  void blockPlaced(Rank from, std::uint16_t phase, std::uint32_t index, Effects& out);
+  // All blocks of a SendBlocks effect were staged: the user's memory is not needed for it any more.
+  void blocksPosted(Rank to, std::uint16_t phase, Effects& out);
+  // The rank is gone for good.
+  void peerGone(Rank rank, Reason reason, Effects& out);
+  // Somebody else failed this collective and says because of whom.
+  void peerFailedIt(Rank from, const msg::StrictFailed& failure, Effects& out);
+  void fail(RoundError error, Effects& out);
+  // Members that have not entered, or owe data: whom a deadline blames.
+  ContributorSet owing() const;
+
+ private:
+  void launchPhase(Effects& out);
+  void advance(Effects& out);
+  void finish(RoundError error, Effects& out);
+
+  const Members& members_;
+  Seq seq_;
+  SchemaHash schema_;
+  StrictSpec spec_;
+  Time deadline_;
+  ContributorSet taking_part_;  // members of this collective, self included
+  ContributorSet entered_;
+  std::uint16_t phase_ = 0;     // the one whose data is being collected
+  std::uint16_t launched_ = 0;  // phases whose sends were asked for
+  std::vector<std::vector<std::vector<bool>>> got_;  // [phase][rank][block]
+  std::vector<std::vector<std::uint32_t>> left_;     // blocks still to come, [phase][rank]
+  std::vector<ContributorSet> unsent_;               // per phase: SendBlocks not yet posted
+  bool ended_ = false;
+};
+
+}  // namespace papilio::fault
