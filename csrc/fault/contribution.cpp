@@ -10,13 +10,15 @@ constexpr std::uint32_t kFetchPeers = 3;
 }  // namespace
 
 Contribution::Contribution(const Members& members, const ArrivalPolicy& policy, Seq seq,
-                           SchemaHash schema, const RoundShape& shape, Time now, Time ceiling)
+                           SchemaHash schema, const RoundShape& shape, float weight, Time now,
+                           Time ceiling)
     : members_(members),
       policy_(policy),
       seq_(seq),
       schema_(schema),
       shape_(shape),
       layout_(shape.numel, elementSize(shape.dtype), members.size(), seq),
+      weight_(weight),
       entered_(now),
       ceiling_(ceiling),
       chunks_(layout_.chunkCount()),
@@ -116,7 +118,7 @@ void Contribution::fillLocal(ChunkIndex index, Effects& out) {
   if (chunk.state == State::got) return;
   ContributorSet self;
   self.insert(members_.me());
-  settle(chunk, Source::local, self, 0);
+  settle(chunk, Source::local, self, static_cast<double>(weight_));
   out.push_back(effect::FillLocal{seq_, index});
   if (chunk.target == members_.me() || members_.gone(chunk.target)) return;
   const ChunkRange one{index.value, index.value + 1};

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <vector>
 
@@ -19,7 +20,7 @@ class Contribution {
  public:
   // `ceiling`: when the call must return whatever happened.
   Contribution(const Members& members, const ArrivalPolicy& policy, Seq seq, SchemaHash schema,
-               const RoundShape& shape, Time now, Time ceiling);
+               const RoundShape& shape, float weight, Time now, Time ceiling);
 
   const RoundShape& shape() const { return shape_; }
   SchemaHash schema() const { return schema_; }
@@ -58,7 +59,13 @@ class Contribution {
   bool waits(ChunkIndex chunk) const { return chunks_[chunk.value].state != State::got; }
   DataHeader heldHeader(ChunkIndex chunk) const;  // for SendHeld: contributors, weight, attempt
   std::vector<ChunkRange> gotRanges() const;
-  std::uint16_t attemptOf(ChunkIndex chunk) const { return chunks_[chunk.value].attempt; }
+  Rank targetOf(ChunkIndex chunk) const { return chunks_[chunk.value].target; }
+  // Would the result of this rank's own duty fill a hole? (It is the target, or nobody is.)
+  bool takesOwn(ChunkIndex chunk) const {
+    const Chunk& c = chunks_[chunk.value];
+    return c.state == State::fetching || (c.state == State::waiting && c.target == members_.me());
+  }
+  bool untouched() const { return pending_ == chunks_.size(); }
   // A reducer said that my contribution was too late: I am behind.
   bool behind() const { return behind_; }
   bool counted() const { return counted_; }
@@ -94,6 +101,7 @@ class Contribution {
   SchemaHash schema_;
   RoundShape shape_;
   Layout layout_;
+  float weight_;
   Time entered_;
   Time ceiling_;
   std::vector<Chunk> chunks_;

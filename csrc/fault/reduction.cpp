@@ -161,10 +161,29 @@ Time Reduction::nextDeadline() const {
   return next;
 }
 
+void Reduction::withdraw(Rank src) {
+  for (auto& [chunk, duty] : duties_) {
+    if (duty.phase != Phase::collecting) continue;
+    duty.arrived.erase(src);
+    duty.settled.insert(src);
+  }
+  settle(src, {0, layout_.chunkCount()});
+}
+
 bool Reduction::complete() const {
-  const auto all = members_.all();
+  const auto present = members_.present();
   return std::all_of(duties_.begin(), duties_.end(), [&](const auto& entry) {
-    return entry.second.phase == Phase::closed && entry.second.result.contributors == all;
+    const Duty& duty = entry.second;
+    if (duty.phase == Phase::collecting) return duty.arrived.empty();
+    return duty.phase == Phase::closed && (present - duty.result.contributors).empty();
+  });
+}
+
+bool Reduction::ownShardWaitsFor(Rank rank) const {
+  const auto expected = members_.all();
+  return std::any_of(duties_.begin(), duties_.end(), [&](const auto& entry) {
+    return layout_.owner(ChunkIndex{entry.first}) == members_.me() &&
+           waitingFor(entry.second, expected).contains(rank);
   });
 }
 

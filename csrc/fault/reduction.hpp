@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "core/contributor_set.hpp"
@@ -49,8 +50,14 @@ class Reduction {
   // Members whose deadline has passed; they are not waited for any more in this round.
   ContributorSet expire(Time now);
   Time nextDeadline() const;
-  // Every member contributed to every chunk on duty, and all are closed.
+  // `src` takes its contributions back from chunks that are still open.
+  void withdraw(Rank src);
+  // Every member that is present contributed to every chunk on duty, and all are closed.
   bool complete() const;
+  // Does a chunk of this rank's own shard still wait for `rank`?
+  bool ownShardWaitsFor(Rank rank) const;
+  // True once, at the first closed chunk.
+  bool firstClose() { return kept_bytes_ != 0 && !std::exchange(first_close_seen_, true); }
   bool idle() const;  // nothing collecting that somebody contributed to
   // Lag of `rank` behind the median arrival, if both are known.
   std::optional<Duration> lagOf(Rank rank) const;
@@ -104,6 +111,7 @@ class Reduction {
   Time last_close_{};
   Time next_progress_ = kNever;
   std::uint64_t kept_bytes_ = 0;
+  bool first_close_seen_ = false;
 };
 
 }  // namespace papilio::fault

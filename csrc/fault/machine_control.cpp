@@ -1,0 +1,194 @@
+// Control messages. Every one is a hint from a peer: it may end a wait or redirect traffic, it never
+// adds a byte to a sum.
+#include <algorithm>
+
+#include "fault/machine.hpp"
+
+namespace papilio::fault {
+
+void Machine::control(Time now, Rank from, const ControlBody& body) {
+  std::visit([&](const auto& message) { on(now, from, message); }, body);
+}
+
+void Machine::on(Time, Rank, const msg::Join&) {}  // the engine turns it into peerUp
+
+void Machine::on(Time now, Rank from, const msg::Leave&) {
+  peerGone(now, from, Reason::left, "left the group");
+}
+
+void Machine::on(Time now, Rank from, const msg::Enter& enter) {
+  if (!inWindow(from, enter.seq)) return;
+  newest_ = std::max(newest_, enter.seq);
+  Round& round = rounds_[enter.seq];
+  const SchemaHash schema = schemaOf(enter.shape, config_.group, config_.view);
+  round.votes.add(from, schema, enter.shape);
+  if (round.strict) {
+    if (schema == round.strict->schema()) round.strict->peerEntered(from, effects_);
+    strictMismatch(now, enter.seq, round);
+  } else if (round.my_schema) {
+    tellSchema(enter.seq, round, from);
+    resolveSchema(now, enter.seq, round, false);
+  } else {
+    round.early_enters[from] = enter.shape;
+  }
+  pump(now, enter.seq, round);
+}
+
+void Machine::on(Time now, Rank from, const msg::StrictFailed& failure) {
+  if (!inWindow(from, failure.seq)) return;
+  Round& round = rounds_[failure.seq];
+  if (round.strict) {
+    round.strict->peerFailedIt(from, failure, effects_);
+  } else if (!round.my_schema) {
+    round.early_failure = failure;
+    round.early_failure_from = from;
+  }
+  pump(now, failure.seq, round);
+}
+
+void Machine::on(Time now, Rank from, const msg::Nack& nack) {
+  if (nack.code == NackCode::stale) {
+    Member& member = members_.at(from);
+    member.gone_before = std::max(member.gone_before, nack.oldest);
+    const std::set<Seq> rounds = live_;
+    for (const Seq seq : rounds) {
+      Round* round = find(seq);
+      if (seq >= nack.oldest || round == nullptr || !round->local || round->finished) continue;
+      for (std::uint32_t c = 0; c < round->local->layout().chunkCount(); ++c) {
+        round->local->gone(from, ChunkIndex{c}, effects_);
+      }
+      pump(now, seq, *round);
+    }
+    return;
+  }
+  Round* round = find(nack.seq);
+  if (round == nullptr) return;
+  if (nack.code == NackCode::schema) {
+    const SchemaHash theirs = schemaOf(nack.shape, config_.group, config_.view);
+    round->votes.add(from, theirs, nack.shape);
+    (nack.agreeing & members_.all()).forEach([&](Rank rank) {
+      if (rank != members_.me()) round->votes.add(rank, theirs, nack.shape);
+    });
+    if (round->strict) {
+      strictMismatch(now, nack.seq, *round);
+    } else {
+      resolveSchema(now, nack.seq, *round, false);
+    }
+  } else if (nack.code == NackCode::blacklisted) {
+    round->self_suspect = true;
+  } else if (nack.code == NackCode::corrupt) {
+    for (auto& [schema, reduction] : round->variants) {
+      if (reduction->result(nack.chunk) == nullptr || !reduction->mayResend(nack.chunk)) continue;
+      effects_.push_back(effect::SendResult{from, nack.seq, schema, nack.chunk, 0});
+      return;
+    }
+    if (round->local && !round->finished) round->local->resend(from, nack.chunk, effects_);
+  }
+  pump(now, nack.seq, *round);
+}
+
+void Machine::on(Time now, Rank, const msg::Verdict& verdict) {
+  Round* round = find(verdict.seq);
+  if (round == nullptr || !round->my_schema || round->strict) return;
+  if (*round->my_schema == verdict.schema) {
+    if (!verdict.winners.contains(members_.me())) return;
+    (verdict.losers & members_.all()).forEach([&](Rank rank) {
+      // Somebody whom this rank saw with the right schema is not accused by hearsay.
+      if (round->votes.of(rank) == round->my_schema) return;
+      blacklistSchema(now, verdict.seq, rank);
+    });
+    return;
+  }
+  const RoundShape* shape = round->votes.shapeOf(verdict.schema);
+  if (shape == nullptr) return;
+  const RoundShape theirs = *shape;
+  (verdict.winners & members_.all()).forEach([&](Rank rank) {
+    if (rank != members_.me()) round->votes.add(rank, verdict.schema, theirs);
+  });
+  resolveSchema(now, verdict.seq, *round, false);
+}
+
+void Machine::on(Time now, Rank from, const msg::Progress&) {
+  members_.at(from).reducer_life = now;
+}
+
+void Machine::on(Time, Rank from, const msg::Fetch& fetch) {
+  const Round* round = find(fetch.seq);
+  if (round == nullptr) {
+    toControl(from, msg::None{fetch.seq, fetch.chunks});
+    return;
+  }
+  const Contribution* local = round->local && !round->finished ? round->local.get() : nullptr;
+  std::uint32_t count = local != nullptr ? local->layout().chunkCount() : 0;
+  for (const auto& [schema, reduction] : round->variants) {
+    count = std::max(count, reduction->layout().chunkCount());
+  }
+  ChunkRange missing{fetch.chunks.first, fetch.chunks.first};
+  const auto flush = [&](std::uint32_t next) {
+    if (missing.last > missing.first) toControl(from, msg::None{fetch.seq, missing});
+    missing = {next, next};
+  };
+  for (std::uint32_t c = fetch.chunks.first; c < std::min(fetch.chunks.last, count); ++c) {
+    const ChunkIndex chunk{c};
+    bool held = false;
+    for (const auto& [schema, reduction] : round->variants) {
+      if (reduction->result(chunk) == nullptr) continue;
+      effects_.push_back(effect::SendResult{from, fetch.seq, schema, chunk, kFetched});
+      held = true;
+      break;
+    }
+    if (!held && local != nullptr && local->holds(chunk)) {
+      effects_.push_back(effect::SendHeld{from, fetch.seq, chunk});
+      held = true;
+    }
+    if (held) {
+      flush(c + 1);
+    } else {
+      missing.last = c + 1;
+    }
+  }
+  if (fetch.chunks.last > count) missing.last = fetch.chunks.last;
+  flush(0);
+}
+
+void Machine::on(Time now, Rank from, const msg::None& none) {
+  Round* round = find(none.seq);
+  if (round == nullptr || !round->local || round->finished) return;
+  round->local->gotNone(from, none.chunks);
+  pump(now, none.seq, *round);
+}
+
+void Machine::on(Time now, Rank from, const msg::Settled& settled) {
+  Member& member = members_.at(from);
+  const bool news = settled.all_before > member.settled_before;
+  if (news) member.settled_before = settled.all_before;
+  if (Round* round = find(settled.seq)) {
+    for (auto& [schema, reduction] : round->variants) reduction->settle(from, settled.chunks);
+    pump(now, settled.seq, *round);
+  }
+  if (!news) return;
+  const std::set<Seq> rounds = live_;
+  for (const Seq seq : rounds) {
+    if (seq >= settled.all_before) break;
+    if (Round* round = find(seq)) pump(now, seq, *round);
+  }
+}
+
+void Machine::on(Time now, Rank, const msg::Suspect& suspect) {
+  const Rank target = suspect.target;
+  if (target.value >= config_.size || members_.gone(target)) return;
+  members_.routeAround(target);
+  const std::set<Seq> rounds = live_;
+  for (const Seq seq : rounds) {
+    Round* round = find(seq);
+    if (seq < suspect.seq || round == nullptr || !round->local || round->finished) continue;
+    ownDuties(now, seq, *round, round->local->redirect(target, effects_));
+    pump(now, seq, *round);
+  }
+}
+
+void Machine::on(Time, Rank from, const msg::Reinstate& reinstate) {
+  members_.reinstate(from, reinstate.seq);
+}
+
+}  // namespace papilio::fault

@@ -1,0 +1,242 @@
+// Data messages: every check before any bookkeeping (protocol A3).
+#include <algorithm>
+#include <cmath>
+
+#include "fault/machine.hpp"
+
+namespace papilio::fault {
+
+namespace {
+// Rounds a peer may be ahead of this rank; further ahead is nobody who plays by the rules.
+constexpr std::uint64_t kWindow = 1ULL << 16;
+constexpr std::uint64_t kMaxTensorBytes = 1ULL << 44;
+// Rounds behind the newest that still count as "here": the pipeline of one training step.
+constexpr std::uint64_t kNearlyCurrent = 2;
+}  // namespace
+
+Reduction& Machine::variant(Time, Seq seq, Round& round, SchemaHash schema,
+                            const RoundShape& shape) {
+  auto& slot = round.variants[schema];
+  if (!slot) slot = std::make_unique<Reduction>(members_, policy_, seq, schema, shape);
+  return *slot;
+}
+
+bool Machine::inWindow(Rank from, Seq seq) {
+  if (seq.value > entered_.value + kWindow || seq.value == 0) {
+    ++counters_.dropped_unexpected;
+    return false;
+  }
+  if (seq >= forgotten_before_) return true;
+  ++counters_.dropped_stale;
+  toControl(from, msg::Nack{seq, NackCode::stale, {}, forgotten_before_, {}, {}});
+  return false;
+}
+
+bool Machine::sane(const DataHeader& header) const {
+  const RoundShape& shape = header.shape;
+  const std::size_t size = elementSize(shape.dtype);
+  return header.view == config_.view && shape.kind == OpKind::allreduce && !shape.strict &&
+         size != 0 && isFloating(shape.dtype) && shape.numel > 0 &&
+         shape.numel <= kMaxTensorBytes / size && std::isfinite(header.weight) &&
+         header.weight >= 0 && schemaOf(shape, config_.group, config_.view) == header.schema;
+}
+
+Admission Machine::judge(Time now, Rank from, const DataHeader& header) {
+  switch (header.type) {
+    case MessageType::contribution: return judgeContribution(now, from, header);
+    case MessageType::result:
+      members_.at(from).reducer_life = now;
+      return judgeResult(from, header);
+    case MessageType::block: return judgeBlock(from, header);
+  }
+  return Admission::drop;
+}
+
+Admission Machine::judgeContribution(Time now, Rank from, const DataHeader& header) {
+  if (!sane(header)) {
+    ++counters_.dropped_malformed;
+    return Admission::drop;
+  }
+  if (!inWindow(from, header.seq)) {
+    lateContribution(now, from, header);
+    return Admission::drop;
+  }
+  newest_ = std::max(newest_, header.seq);
+  Round& round = rounds_[header.seq];
+  round.votes.add(from, header.schema, header.shape);
+  const bool differs = (round.my_schema && *round.my_schema != header.schema) ||
+                       (round.winner && *round.winner != header.schema);
+  if (members_.gone(from) || differs) {
+    ++counters_.dropped_schema;
+    tellSchema(header.seq, round, from);
+    if (round.strict) {
+      strictMismatch(now, header.seq, round);
+    } else {
+      resolveSchema(now, header.seq, round, false);
+    }
+    pump(now, header.seq, round);
+    return Admission::drop;
+  }
+  if (round.votes.contested()) resolveSchema(now, header.seq, round, false);
+  if (round.winner && *round.winner != header.schema) return Admission::drop;
+  Reduction& reduction = variant(now, header.seq, round, header.schema, header.shape);
+  const Layout& layout = reduction.layout();
+  if (header.chunk.value >= layout.chunkCount() || header.payload_bytes != layout.bytes(header.chunk) ||
+      (layout.owner(header.chunk).value + header.attempt) % config_.size != members_.me().value) {
+    ++counters_.dropped_malformed;
+    return Admission::drop;
+  }
+  if (!members_.counts(from)) {
+    ++counters_.dropped_blacklisted;
+    if (reduction.result(header.chunk) != nullptr) {
+      sendLate(from, header);
+    } else {
+      reduction.showed(now, from);  // it gets the result, its data does not count
+    }
+    return Admission::drop;
+  }
+  switch (reduction.admit(from, header.chunk)) {
+    case Reduction::Admit::keep: return Admission::keep;
+    case Reduction::Admit::duplicate: ++counters_.dropped_duplicate; return Admission::drop;
+    case Reduction::Admit::late: break;
+  }
+  lateContribution(now, from, header);
+  if (reduction.result(header.chunk) != nullptr) sendLate(from, header);
+  return Admission::drop;
+}
+
+// The chunk is closed. A rank that is nearly current is simply waited for again; one that is far
+// behind but alive gets one patience to catch up.
+void Machine::lateContribution(Time now, Rank from, const DataHeader& header) {
+  ++counters_.late_contributions;
+  if (members_.at(from).pace == Member::Pace::timely) return;
+  if (header.seq.value + kNearlyCurrent >= newest_.value) {
+    members_.caughtUp(from);
+  } else {
+    members_.startCatchUp(now, from, policy_.patience());
+  }
+}
+
+// A late rank gets exactly the bytes the others got: lateness is not divergence.
+void Machine::sendLate(Rank to, const DataHeader& header) {
+  effects_.push_back(
+      effect::SendResult{to, header.seq, header.schema, header.chunk, kLateNotCounted});
+}
+
+Admission Machine::judgeResult(Rank from, const DataHeader& header) {
+  const Round* round = find(header.seq);
+  const bool mine = round != nullptr && round->local && !round->finished &&
+                    round->local->schema() == header.schema && header.view == config_.view;
+  if (!mine || members_.gone(from)) {
+    ++counters_.dropped_stale;
+    return Admission::drop;
+  }
+  const Contribution& local = *round->local;
+  const bool legal = header.chunk.value < local.layout().chunkCount() &&
+                     header.payload_bytes == local.layout().bytes(header.chunk) &&
+                     !header.contributors.empty() &&
+                     (header.contributors - members_.all()).empty() &&
+                     std::isfinite(header.weight_sum);
+  if (!legal) {
+    ++counters_.dropped_malformed;
+    return Admission::drop;
+  }
+  if (!local.wants(from, header)) {
+    ++counters_.dropped_duplicate;
+    return Admission::drop;
+  }
+  return Admission::apply;
+}
+
+Admission Machine::judgeBlock(Rank from, const DataHeader& header) {
+  const Round* round = find(header.seq);
+  if (round == nullptr || !round->strict || round->finished ||
+      round->strict->schema() != header.schema) {
+    ++counters_.dropped_stale;
+    return Admission::drop;
+  }
+  if (!round->strict->wantsBlock(from, header.attempt, header.chunk.value)) {
+    ++counters_.dropped_duplicate;
+    return Admission::drop;
+  }
+  return Admission::place;
+}
+
+void Machine::accepted(Time now, Rank from, const DataHeader& header, bool intact) {
+  Round* round = find(header.seq);
+  if (round == nullptr) return;
+  if (!intact) {
+    ++counters_.dropped_corrupt;
+    if (header.type == MessageType::block && round->strict) {
+      RoundError error{ErrorKind::peer_failed, {}, Reason::corrupt, {}, {}, {}};
+      error.ranks.insert(from);
+      error.text = "data of rank " + std::to_string(from.value) + " arrived damaged";
+      round->strict->fail(std::move(error), effects_);
+    } else {
+      toControl(from, msg::Nack{header.seq, NackCode::corrupt, header.chunk, {}, {}, {}});
+    }
+  } else if (header.type == MessageType::contribution) {
+    const auto it = round->variants.find(header.schema);
+    if (it == round->variants.end()) return;
+    counted(from, *it->second);
+    it->second->arrived(now, from, header.chunk, header.weight);
+    // A chunk that this rank stands in for needs this rank's data too, or its word that it is done.
+    if (round->finished) it->second->withdraw(members_.me());
+    else if (round->local && !round->local->takesOwn(header.chunk)) {
+      if (!round->local->waits(header.chunk)) {
+        it->second->settle(members_.me(), {header.chunk.value, header.chunk.value + 1});
+      }
+    }
+  } else if (header.type == MessageType::result) {
+    round->local->gotResult(now, from, header, effects_);
+  } else if (round->strict) {
+    round->strict->blockPlaced(from, header.attempt, header.chunk.value, effects_);
+  }
+  pump(now, header.seq, *round);
+}
+
+void Machine::blocksPosted(Time now, Rank to, Seq seq, std::uint16_t phase) {
+  Round* round = find(seq);
+  if (round == nullptr || !round->strict) return;
+  round->strict->blocksPosted(to, phase, effects_);
+  pump(now, seq, *round);
+}
+
+DataHeader Machine::resultHeader(Seq seq, SchemaHash schema, ChunkIndex chunk) const {
+  DataHeader header;
+  header.type = MessageType::result;
+  header.seq = seq;
+  header.schema = schema;
+  header.chunk = chunk;
+  const Round* round = find(seq);
+  if (round == nullptr) return header;
+  const auto it = round->variants.find(schema);
+  if (it == round->variants.end()) return header;
+  if (const auto* result = it->second->result(chunk)) {
+    header.contributors = result->contributors;
+    header.weight_sum = result->weight_sum;
+  }
+  header.attempt = members_.ringDistance(it->second->layout().owner(chunk), members_.me());
+  return header;
+}
+
+DataHeader Machine::heldHeader(Seq seq, ChunkIndex chunk) const {
+  const Round* round = find(seq);
+  if (round == nullptr || !round->local) return {};
+  return round->local->heldHeader(chunk);
+}
+
+bool Machine::wantsSend(Rank to, Seq seq, ChunkIndex chunk) const {
+  const Round* round = find(seq);
+  return round != nullptr && round->local && !round->finished && round->local->waits(chunk) &&
+         round->local->targetOf(chunk) == to;
+}
+
+const RoundShape* Machine::shapeOf(Seq seq, SchemaHash schema) const {
+  const Round* round = find(seq);
+  if (round == nullptr) return nullptr;
+  const auto it = round->variants.find(schema);
+  return it == round->variants.end() ? nullptr : &it->second->shape();
+}
+
+}  // namespace papilio::fault

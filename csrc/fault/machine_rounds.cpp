@@ -1,0 +1,328 @@
+// What moves rounds on: closing chunks, deadlines, lateness, reducers that do not answer.
+#include <algorithm>
+
+#include "fault/machine.hpp"
+
+namespace papilio::fault {
+
+namespace {
+constexpr std::uint64_t kReinstateMargin = 16;  // rounds, so that everybody hears of it before
+
+std::string milliseconds(Duration duration) {
+  return std::to_string(std::chrono::duration_cast<std::chrono::milliseconds>(duration).count()) +
+         " ms";
+}
+}  // namespace
+
+void Machine::ownDuties(Time now, Seq seq, Round& round, const std::vector<ChunkIndex>& chunks) {
+  if (chunks.empty()) return;
+  Contribution& local = *round.local;
+  Reduction& reduction = variant(now, seq, round, local.schema(), local.shape());
+  for (const ChunkIndex chunk : chunks) {
+    if (const auto* result = reduction.result(chunk)) {
+      effects_.push_back(effect::ApplyOwn{seq, local.schema(), chunk});
+      local.gotOwn(chunk, result->contributors, result->weight_sum);
+    } else if (seq < forgotten_before_) {
+      local.gone(members_.me(), chunk, effects_);  // it was reduced and forgotten long ago
+    } else {
+      reduction.arrived(now, members_.me(), chunk, config_.options.weight);
+    }
+  }
+}
+
+void Machine::pump(Time now, Seq seq, Round& round) {
+  const bool open = !round.votes.contested() || round.verdict_known;
+  if (round.local && !round.finished) {
+    ownDuties(now, seq, round, round.local->advance(now, effects_));
+  }
+  if (open) {
+    for (auto& [schema, reduction] : round.variants) reduction->closeReady(effects_);
+  }
+  if (round.local && !round.finished && round.local->done()) finishLocal(now, seq, round, {});
+  if (round.strict && !round.finished && round.strict->ended()) {
+    round.finished = true;
+    --active_;
+    for (auto& effect : effects_) {
+      if (auto* finish = std::get_if<effect::Finish>(&effect); finish && finish->seq == seq) {
+        finish->report.view = config_.view;
+        finish->report.self_suspect = round.self_suspect;
+        ++(finish->error ? counters_.rounds_failed
+           : finish->report.outcome == Outcome::complete ? counters_.rounds_complete
+                                                         : counters_.rounds_degraded);
+      }
+    }
+  }
+  if (quiet(round)) {
+    live_.erase(seq);
+  } else {
+    live_.insert(seq);
+  }
+  prune();
+}
+
+void Machine::reduced(Time now, Seq seq, SchemaHash schema, ChunkIndex chunk,
+                      const ContributorSet& actual) {
+  Round* round = find(seq);
+  if (round == nullptr) return;
+  const auto it = round->variants.find(schema);
+  if (it == round->variants.end()) return;
+  Reduction& reduction = *it->second;
+  reduction.reduced(now, chunk, actual, effects_);
+  kept_bytes_ += reduction.layout().bytes(chunk);
+  if (reduction.layout().owner(chunk) != members_.me()) ++counters_.redone_chunks;
+  if (reduction.firstClose()) noteLags(reduction);
+  Contribution* local = round->local.get();
+  if (local != nullptr && !round->finished && local->schema() == schema &&
+      local->takesOwn(chunk)) {
+    effects_.push_back(effect::ApplyOwn{seq, schema, chunk});
+    local->gotOwn(chunk, actual, reduction.result(chunk)->weight_sum);
+  }
+  pump(now, seq, *round);
+}
+
+void Machine::noteLags(Reduction& reduction) {
+  members_.expected().forEach([&](Rank rank) {
+    members_.judged(rank);
+    const auto lag = reduction.lagOf(rank);
+    if (!lag) return;
+    policy_.addLag(*lag);
+    members_.recordLag(rank, *lag);
+  });
+}
+
+void Machine::counted(Rank from, const Reduction& reduction) {
+  if (!reduction.shown().contains(from)) members_.caughtUp(from);
+}
+
+// This rank was routed around and its contributions count again: it reduces again from a round on
+// that nobody has entered yet.
+void Machine::announceReturn() {
+  const Member& self = members_.at(members_.me());
+  if (!self.routed_around || self.reinstated_from.value != 0) return;
+  const Seq from{newest_.value + kReinstateMargin};
+  members_.reinstate(members_.me(), from);
+  toOthers(msg::Reinstate{from});
+}
+
+void Machine::tick(Time now) {
+  for (const auto& entry : members_.blacklist().expire(now)) {
+    notify(EventKind::readmitted, entry.rank, entry.reason, entered_, "its term is over");
+    members_.caughtUp(entry.rank);
+  }
+  const std::set<Seq> rounds = live_;
+  for (const Seq seq : rounds) {
+    if (Round* round = find(seq)) expireRound(now, seq, *round);
+  }
+}
+
+void Machine::expireRound(Time now, Seq seq, Round& round) {
+  for (auto& [schema, reduction] : round.variants) {
+    const auto late = reduction->expire(now);
+    if (!late.empty()) judgeLate(now, seq, round, late);
+    reduction->reportProgress(now, effects_);
+  }
+  if (round.contested_since != kNever && now >= round.contested_since + policy_.budget()) {
+    resolveSchema(now, seq, round, true);
+    if (round.strict) strictMismatch(now, seq, round);
+  }
+  if (round.local && !round.finished) {
+    Contribution& local = *round.local;
+    local.overdue(now).forEach([&](Rank rank) { suspectReducer(now, seq, rank); });
+    if (now >= local.ceiling()) local.giveUp(effects_);
+  }
+  if (round.strict && !round.finished && now >= round.strict->deadline()) {
+    RoundError error;
+    error.kind = ErrorKind::deadline_exceeded;
+    error.ranks = round.strict->owing();
+    error.reason = Reason::unreachable;
+    error.text = "timed out waiting for the ranks named";
+    round.strict->fail(std::move(error), effects_);
+  }
+  pump(now, seq, round);
+}
+
+void Machine::judgeLate(Time now, Seq seq, Round& round, const ContributorSet& late) {
+  ContributorSet missing = late;
+  missing.erase(members_.me());
+  const auto others = members_.expected().count() - 1;
+  // Who misses most of the group at once is itself the one that is cut off (protocol D2, C6).
+  const bool sick = now < suspect_self_until_ || (missing.count() >= 2 && missing.count() * 2 > others);
+  if (sick) round.self_suspect = true;
+  missing.forEach([&](Rank rank) {
+    bool shown = false;
+    bool own = false;
+    for (const auto& [schema, reduction] : round.variants) {
+      shown = shown || reduction->shown().contains(rank);
+      own = own || reduction->ownShardWaitsFor(rank);
+    }
+    // It takes part, and only a chunk that this rank stands in for is missing: the two disagree
+    // about a third rank, which is no reason to call it slow.
+    if (shown && !own) return;
+    struck(now, seq, rank, !sick,
+           "no contribution " + milliseconds(policy_.budget()) + " after the median member");
+  });
+}
+
+void Machine::struck(Time now, Seq seq, Rank rank, bool strike, const std::string& why) {
+  const bool news = members_.at(rank).pace == Member::Pace::timely;
+  if (strike) ++counters_.strikes;
+  const bool blacklists = members_.missed(rank, strike);
+  if (news) notify(EventKind::peer_slow, rank, Reason::slow, seq, why);
+  if (!blacklists) return;
+  auto& blacklist = members_.blacklist();
+  const Duration term = blacklist.nextTerm(now, rank);
+  blacklist.add(now, rank, members_.at(rank).incarnation, Reason::slow, term);
+  ++counters_.bans;
+  toControl(rank, msg::Nack{seq, NackCode::blacklisted, {}, {}, {}, {}});
+  notify(EventKind::blacklisted, rank, Reason::slow, seq,
+         "too slow " + std::to_string(config_.options.slow_strikes) + " times in 10 rounds; for " +
+             milliseconds(term));
+}
+
+void Machine::suspectReducer(Time now, Seq seq, Rank rank) {
+  Round& round = rounds_.at(seq);
+  if (members_.routeAround(rank)) {
+    toOthers(msg::Suspect{rank, Seq{entered_.value + 1}});
+    const bool was_timely = members_.at(rank).pace == Member::Pace::timely;
+    const bool sick = now < suspect_self_until_;
+    struck(now, seq, rank, was_timely && !sick,
+           "no result and no sign of progress for " +
+               milliseconds(policy_.budget() + Contribution::kResultMargin));
+    ++counters_.fetches;
+  }
+  round.local->reducerFailed(now, rank, false, effects_);
+}
+
+void Machine::blacklistSchema(Time now, Seq seq, Rank rank) {
+  if (members_.gone(rank) || rank == members_.me()) return;
+  const Round* round = find(seq);
+  members_.blacklist().add(now, rank, members_.at(rank).incarnation, Reason::schema, std::nullopt);
+  ++counters_.bans;
+  std::string theirs = "another shape";
+  if (round != nullptr) {
+    if (const auto vote = round->votes.of(rank)) {
+      if (const auto* shape = round->votes.shapeOf(*vote)) theirs = describe(*shape);
+    }
+  }
+  const auto* mine = round != nullptr && round->my_schema
+                         ? round->votes.shapeOf(*round->my_schema)
+                         : nullptr;
+  notify(EventKind::blacklisted, rank, Reason::schema, seq,
+         "it has " + theirs + (mine != nullptr ? ", this rank has " + describe(*mine) : "") +
+             "; its gradients are disregarded until it returns with the right model");
+  redirectAll(now, rank);
+  checkQuorum(now);
+}
+
+// Tells `to` once per round what this rank has instead.
+void Machine::tellSchema(Seq seq, Round& round, Rank to) {
+  if (to == members_.me() || round.nacked.contains(to) || !round.my_schema) return;
+  const RoundShape* mine = round.votes.shapeOf(*round.my_schema);
+  if (mine == nullptr) return;
+  round.nacked.insert(to);
+  toControl(to, msg::Nack{seq, NackCode::schema, {}, {}, *mine,
+                          round.votes.votersOf(*round.my_schema)});
+}
+
+void Machine::resolveSchema(Time now, Seq seq, Round& round, bool force) {
+  if (!round.votes.contested() || round.verdict_known || round.strict) return;
+  if (round.contested_since == kNever) round.contested_since = now;
+  const auto decision = round.votes.decide(members_.present(), force);
+  if (!decision) return;
+  // Without the local rank's own vote only a majority counts: a tie may still turn.
+  if (!round.my_schema && !decision->winner) return;
+  round.verdict_known = true;
+  round.winner = decision->winner;
+  if (decision->winner) {
+    toOthers(msg::Verdict{seq, *decision->winner, decision->winners, decision->losers});
+  }
+  for (auto it = round.variants.begin(); it != round.variants.end();) {
+    if (decision->winner && it->first == *decision->winner) {
+      ++it;
+      continue;
+    }
+    kept_bytes_ -= it->second->keptBytes();
+    effects_.push_back(effect::Forget{seq, it->first});
+    it = round.variants.erase(it);
+  }
+  if (round.my_schema && round.my_schema != decision->winner) {
+    losesSchema(now, seq, round, *decision);
+    return;
+  }
+  if (!round.my_schema) return;  // blacklisting waits until this rank knows its own side
+  decision->losers.forEach([&](Rank rank) { blacklistSchema(now, seq, rank); });
+}
+
+void Machine::losesSchema(Time now, Seq seq, Round& round, const SchemaVotes::Decision& decision) {
+  RoundError error;
+  error.kind = ErrorKind::schema_mismatch;
+  error.reason = Reason::schema;
+  const RoundShape* mine = round.votes.shapeOf(*round.my_schema);
+  error.mine = mine != nullptr ? describe(*mine) : "";
+  const RoundShape* theirs = nullptr;
+  if (decision.winner) {
+    theirs = round.votes.shapeOf(*decision.winner);
+    error.ranks = decision.winners;
+  } else {
+    members_.present().forEach([&](Rank rank) {
+      const auto vote = round.votes.of(rank);
+      if (!vote || *vote == *round.my_schema) return;
+      error.ranks.insert(rank);
+      theirs = round.votes.shapeOf(*vote);
+    });
+  }
+  error.theirs = theirs != nullptr ? describe(*theirs) : "";
+  error.text = std::string(decision.winner ? "most members" : "no majority: other members") +
+               " have " + error.theirs + ", this rank has " + error.mine +
+               "; check that all ranks build the same model";
+  finishLocal(now, seq, round, std::move(error));
+  pump(now, seq, round);
+}
+
+void Machine::strictMismatch(Time now, Seq seq, Round& round) {
+  if (!round.strict || round.finished || !round.votes.contested()) return;
+  if (round.contested_since == kNever) round.contested_since = now;
+  members_.all().forEach([&](Rank rank) {
+    const auto vote = round.votes.of(rank);
+    if (vote && round.my_schema && *vote != *round.my_schema) tellSchema(seq, round, rank);
+  });
+  const bool force = now >= round.contested_since + policy_.budget();
+  const auto decision = round.votes.decide(members_.present(), force);
+  if (!decision) return;
+  RoundError error;
+  error.reason = Reason::schema;
+  const RoundShape* mine = round.votes.shapeOf(*round.my_schema);
+  error.mine = describe(*mine);
+  const bool wins = decision->winner == round.my_schema;
+  error.kind = wins ? ErrorKind::peer_failed : ErrorKind::schema_mismatch;
+  error.ranks = wins ? decision->losers : members_.present() - round.votes.votersOf(*round.my_schema);
+  error.ranks.erase(members_.me());
+  error.ranks.forEach([&](Rank rank) {
+    const auto vote = round.votes.of(rank);
+    if (vote) error.theirs = describe(*round.votes.shapeOf(*vote));
+  });
+  error.text = "the members called different collectives: this rank has " + error.mine +
+               ", others have " + error.theirs;
+  round.verdict_known = true;
+  round.strict->fail(std::move(error), effects_);
+  pump(now, seq, round);
+}
+
+Time Machine::nextDeadline() const {
+  Time next = members_.blacklist().nextExpiry();
+  for (const Seq seq : live_) {
+    const Round* round = find(seq);
+    if (round == nullptr) continue;
+    for (const auto& [schema, reduction] : round->variants) {
+      next = std::min(next, reduction->nextDeadline());
+    }
+    if (round->local && !round->finished) next = std::min(next, round->local->nextDeadline());
+    if (round->strict && !round->finished) next = std::min(next, round->strict->deadline());
+    if (round->contested_since != kNever && !round->verdict_known) {
+      next = std::min(next, round->contested_since + policy_.budget());
+    }
+  }
+  return next;
+}
+
+}  // namespace papilio::fault
