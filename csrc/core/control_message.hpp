@@ -28,7 +28,7 @@ enum class NackCode : std::uint8_t {
   blacklisted,  // I do not take your contributions at present
   stale,        // that round is over and its results are gone; `oldest` is the first I still have
   corrupt,      // payload damaged: send that chunk again
-  withdrawn,    // I gave up this round
+  evicted,      // you are out here until you return with the right model
 };
 inline constexpr std::uint8_t kNackCodeLast = 5;
 

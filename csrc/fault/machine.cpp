@@ -21,6 +21,7 @@ Machine::Machine(MachineConfig config)
 }
 
 Effects Machine::takeEffects() {
+  prune();
   Effects out;
   out.swap(effects_);
   return out;
@@ -78,6 +79,7 @@ void Machine::enterAllreduce(Time now, Seq seq, const RoundShape& shape, Duratio
       round.local->gone(Rank{r}, ChunkIndex{c}, effects_);
     }
   }
+  round.verdict_known = false;  // a vote that ended without this rank is counted again with it
   resolveSchema(now, seq, round, false);
   pump(now, seq, round);
 }
@@ -127,7 +129,7 @@ void Machine::cancel(Time now, Seq seq, ErrorKind kind, const std::string& text)
     pump(now, seq, *round);
   } else if (round->local) {
     finishLocal(now, seq, *round, std::move(error));
-    prune();
+    pump(now, seq, *round);
   }
 }
 
@@ -165,7 +167,7 @@ void Machine::checkQuorum(Time now) {
   }
 }
 
-void Machine::finishLocal(Time now, Seq seq, Round& round, RoundError error) {
+void Machine::finishLocal(Time, Seq seq, Round& round, RoundError error) {
   if (round.finished || !round.local) return;
   Contribution& local = *round.local;
   // An error leaves the tensor as it was, or fully written; never torn.
@@ -174,15 +176,12 @@ void Machine::finishLocal(Time now, Seq seq, Round& round, RoundError error) {
     if (to != members_.me()) effects_.push_back(effect::DropContributions{to, seq});
   });
   if (error) toOthers(msg::Settled{seq, {0, local.layout().chunkCount()}, oldestActive()});
-  for (auto& [schema, reduction] : round.variants) {
-    reduction->withdraw(members_.me());
-    reduction->closeReady(effects_);
-  }
+  for (auto& [schema, reduction] : round.variants) reduction->withdraw(members_.me());
+  closeReady(round, effects_);
   round.finished = true;
   --active_;
   if (local.counted() && !error) announceReturn();
   emitFinish(round, local.report(), std::move(error));
-  (void)now;
 }
 
 void Machine::emitFinish(Round& round, Report report, RoundError error) {
@@ -207,21 +206,21 @@ void Machine::emitFinish(Round& round, Report report, RoundError error) {
     for (const auto& [rank, reason] : report.blamed) {
       who += (who.empty() ? "" : ", ") + std::to_string(rank.value) + " (" + name(reason) + ")";
     }
-    const auto first = report.blamed.empty() ? std::pair{members_.me(), Reason::none}
-                                             : *report.blamed.begin();
-    notify(EventKind::fallback, first.first, first.second, report.seq,
+    const bool nobody = report.blamed.empty();
+    const Rank first = nobody ? members_.me() : report.blamed.begin()->first;
+    const Reason reason = nobody ? Reason::none : report.blamed.begin()->second;
+    notify(EventKind::fallback, first, reason, report.seq,
            std::to_string(bytes) + " bytes kept the local value, missing rank " +
                (who.empty() ? "none: this rank was behind" : who));
   }
   effects_.push_back(effect::Finish{report.seq, std::move(report), std::move(error)});
 }
 
-void Machine::peerUp(Time now, Rank rank, Incarnation incarnation) {
+void Machine::peerUp(Time, Rank rank, Incarnation incarnation) {
   Member& member = members_.at(rank);
   if (member.link != Member::Link::joining) return;
   member.link = Member::Link::up;
   member.incarnation = incarnation;
-  (void)now;
 }
 
 void Machine::peerGone(Time now, Rank rank, Reason reason, const std::string& evidence) {
@@ -301,6 +300,11 @@ void Machine::paused(Time now, Duration gap) {
   for (const Seq seq : live_) {
     if (Round* round = find(seq)) round->self_suspect = true;
   }
+}
+
+void Machine::closeReady(Round& round, Effects& out) {
+  if (round.votes.contested() && !round.verdict_known) return;
+  for (auto& [schema, reduction] : round.variants) reduction->closeReady(out);
 }
 
 bool Machine::quiet(const Round& round) {

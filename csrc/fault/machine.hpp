@@ -110,6 +110,7 @@ class Machine {
     std::map<SchemaHash, std::unique_ptr<Reduction>> variants;
     SchemaVotes votes;
     ContributorSet nacked;          // told once that their schema differs
+    ContributorSet evicted_by;      // said that this rank is out
     std::map<Rank, RoundShape> early_enters;
     std::optional<msg::StrictFailed> early_failure;
     Rank early_failure_from;
@@ -130,6 +131,7 @@ class Machine {
   RoundError quorumError() const;
   void prune();
   static bool quiet(const Round& round);
+  static void closeReady(Round& round, Effects& out);
   void dropVariants(Seq seq, Round& round);
   // machine_rounds.cpp
   void ownDuties(Time now, Seq seq, Round& round, const std::vector<ChunkIndex>& chunks);

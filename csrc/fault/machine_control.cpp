@@ -20,6 +20,13 @@ void Machine::on(Time now, Rank from, const msg::Enter& enter) {
   if (!inWindow(from, enter.seq)) return;
   newest_ = std::max(newest_, enter.seq);
   Round& round = rounds_[enter.seq];
+  if (members_.gone(from)) {
+    ContributorSet culprit;
+    culprit.insert(from);
+    toControl(from, msg::StrictFailed{enter.seq, culprit,
+                                      static_cast<std::uint8_t>(members_.goneReason(from))});
+    return;
+  }
   const SchemaHash schema = schemaOf(enter.shape, config_.group, config_.view);
   round.votes.add(from, schema, enter.shape);
   if (round.strict) {
@@ -76,6 +83,15 @@ void Machine::on(Time now, Rank from, const msg::Nack& nack) {
     }
   } else if (nack.code == NackCode::blacklisted) {
     round->self_suspect = true;
+  } else if (nack.code == NackCode::evicted) {
+    round->evicted_by.insert(from);
+    const auto others = members_.present().count() - 1;
+    if (round->local && !round->finished && round->evicted_by.count() * 2 > others) {
+      RoundError error{ErrorKind::evicted, round->evicted_by, Reason::schema, {}, {}, {}};
+      error.text = "the others trained another model and went on without this rank; restart it "
+                   "with the right one";
+      finishLocal(now, nack.seq, *round, std::move(error));
+    }
   } else if (nack.code == NackCode::corrupt) {
     for (auto& [schema, reduction] : round->variants) {
       if (reduction->result(nack.chunk) == nullptr || !reduction->mayResend(nack.chunk)) continue;

@@ -68,7 +68,12 @@ Admission Machine::judgeContribution(Time now, Rank from, const DataHeader& head
                        (round.winner && *round.winner != header.schema);
   if (members_.gone(from) || differs) {
     ++counters_.dropped_schema;
-    tellSchema(header.seq, round, from);
+    if (differs) {
+      tellSchema(header.seq, round, from);
+    } else if (!round.nacked.contains(from)) {
+      round.nacked.insert(from);
+      toControl(from, msg::Nack{header.seq, NackCode::evicted, {}, {}, {}, {}});
+    }
     if (round.strict) {
       strictMismatch(now, header.seq, round);
     } else {
@@ -181,11 +186,10 @@ void Machine::accepted(Time now, Rank from, const DataHeader& header, bool intac
     counted(from, *it->second);
     it->second->arrived(now, from, header.chunk, header.weight);
     // A chunk that this rank stands in for needs this rank's data too, or its word that it is done.
-    if (round->finished) it->second->withdraw(members_.me());
-    else if (round->local && !round->local->takesOwn(header.chunk)) {
-      if (!round->local->waits(header.chunk)) {
-        it->second->settle(members_.me(), {header.chunk.value, header.chunk.value + 1});
-      }
+    if (round->finished) {
+      it->second->withdraw(members_.me());
+    } else if (round->local && !round->local->waits(header.chunk)) {
+      it->second->settle(members_.me(), {header.chunk.value, header.chunk.value + 1});
     }
   } else if (header.type == MessageType::result) {
     round->local->gotResult(now, from, header, effects_);

@@ -31,13 +31,10 @@ void Machine::ownDuties(Time now, Seq seq, Round& round, const std::vector<Chunk
 }
 
 void Machine::pump(Time now, Seq seq, Round& round) {
-  const bool open = !round.votes.contested() || round.verdict_known;
   if (round.local && !round.finished) {
     ownDuties(now, seq, round, round.local->advance(now, effects_));
   }
-  if (open) {
-    for (auto& [schema, reduction] : round.variants) reduction->closeReady(effects_);
-  }
+  closeReady(round, effects_);
   if (round.local && !round.finished && round.local->done()) finishLocal(now, seq, round, {});
   if (round.strict && !round.finished && round.strict->ended()) {
     round.finished = true;
@@ -57,7 +54,6 @@ void Machine::pump(Time now, Seq seq, Round& round) {
   } else {
     live_.insert(seq);
   }
-  prune();
 }
 
 void Machine::reduced(Time now, Seq seq, SchemaHash schema, ChunkIndex chunk,

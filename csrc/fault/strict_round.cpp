@@ -148,7 +148,9 @@ void StrictRound::peerFailedIt(Rank from, const msg::StrictFailed& failure, Effe
   if (culprits.empty() || culprits.contains(members_.me())) culprits.insert(from);
   culprits.erase(members_.me());
   const auto reason = static_cast<Reason>(failure.reason);
-  RoundError error{ErrorKind::peer_failed, culprits, reason, {}, {}, {}};
+  const bool out_for_good = failure.culprits.contains(members_.me()) && reason == Reason::schema;
+  const auto kind = out_for_good ? ErrorKind::evicted : ErrorKind::peer_failed;
+  RoundError error{kind, culprits, reason, {}, {}, {}};
   error.text = "rank " + std::to_string(from.value) + " gave this collective up because of rank " +
                listed(culprits) + " (" + name(reason) + ")";
   finish(std::move(error), out);
