@@ -37,6 +37,8 @@ struct RoundShape {
   bool operator==(const RoundShape&) const = default;
 };
 
+inline constexpr std::size_t kShapeBytes = 40;  // encoded, core/shape_codec.hpp
+
 // 64-bit hash of the shape, the group and the view. Never 0.
 SchemaHash schemaOf(const RoundShape& shape, GroupId group, ViewNumber view);
 

@@ -52,7 +52,6 @@ struct DataHeader {
 };
 
 inline constexpr std::size_t kHeaderBytes = 64;
-inline constexpr std::size_t kShapeBytes = 40;
 inline constexpr std::size_t kResultExtensionBytes = 8 + kMaxRanks / 8;
 inline constexpr std::size_t kMaxEncodedHeader = kHeaderBytes + kResultExtensionBytes;
 

@@ -1,0 +1,31 @@
+# papilio/_C.so: the process_group room, the only one that sees torch. The targets of torch's own
+# CMake package want the CUDA toolkit; three shared libraries and two folders are all we need.
+papilio_package_folder(torch PAPILIO_TORCH_FOLDER)
+execute_process(
+  COMMAND "${PAPILIO_PYTHON_EXECUTABLE}" -c
+          "import sysconfig; print(sysconfig.get_path('include'))"
+  OUTPUT_VARIABLE PAPILIO_PYTHON_INCLUDE OUTPUT_STRIP_TRAILING_WHITESPACE)
+
+papilio_publish(process_group)
+file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/csrc/process_group/*.cpp")
+if(NOT sources)
+  return()
+endif()
+add_library(papilio_C MODULE ${sources})
+set_target_properties(papilio_C PROPERTIES
+  OUTPUT_NAME _C PREFIX "" LIBRARY_OUTPUT_DIRECTORY "${PAPILIO_PYTHON_OUTPUT}"
+  INSTALL_RPATH "$ORIGIN/../torch/lib:$ORIGIN/../libucx/lib"
+  BUILD_WITH_INSTALL_RPATH ${PAPILIO_WHEEL}
+  BUILD_RPATH "${PAPILIO_TORCH_FOLDER}/lib;${PAPILIO_UCX_FOLDER}/lib")
+target_compile_definitions(papilio_C PRIVATE TORCH_EXTENSION_NAME=_C USE_C10D=1 USE_DISTRIBUTED=1
+                           PAPILIO_VERSION="${PROJECT_VERSION}")
+target_include_directories(papilio_C PRIVATE "${PAPILIO_INCLUDE_ROOT}/process_group")
+target_include_directories(papilio_C SYSTEM PRIVATE
+  "${PAPILIO_TORCH_FOLDER}/include" "${PAPILIO_TORCH_FOLDER}/include/torch/csrc/api/include"
+  "${PAPILIO_PYTHON_INCLUDE}")
+target_link_libraries(papilio_C PRIVATE papilio_engine papilio_control papilio_ucx_transport
+  papilio_fault papilio_core Threads::Threads papilio_ucx_libs
+  "${PAPILIO_TORCH_FOLDER}/lib/libtorch_python.so" "${PAPILIO_TORCH_FOLDER}/lib/libtorch_cpu.so"
+  "${PAPILIO_TORCH_FOLDER}/lib/libc10.so")
+target_link_options(papilio_C PRIVATE -Wl,--allow-shlib-undefined)
+target_precompile_headers(papilio_C PRIVATE "${CMAKE_SOURCE_DIR}/csrc/process_group/torch_headers.hpp")

@@ -1,0 +1,35 @@
+# Compiler settings of every room.
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_CXX_VISIBILITY_PRESET hidden)
+set(CMAKE_VISIBILITY_INLINES_HIDDEN ON)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE RelWithDebInfo)
+endif()
+
+find_program(PAPILIO_CCACHE ccache)
+if(PAPILIO_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  # The precompiled torch header carries time stamps; ccache may ignore them because the build
+  # system already orders header and users.
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env
+      CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime
+      ${PAPILIO_CCACHE})
+endif()
+find_program(PAPILIO_MOLD mold)
+if(PAPILIO_MOLD)
+  add_link_options(-fuse-ld=mold)
+endif()
+
+# -ffp-contract=off: a fused multiply-add would make results depend on the processor.
+add_compile_options(-Wall -Wextra -Wshadow -Werror -ffp-contract=off)
+if(PAPILIO_SANITIZE)
+  add_compile_options(-fsanitize=${PAPILIO_SANITIZE} -fno-omit-frame-pointer
+                      -fno-sanitize-recover=all)
+  add_link_options(-fsanitize=${PAPILIO_SANITIZE})
+endif()
+
+find_package(Threads REQUIRED)
+find_package(OpenSSL REQUIRED COMPONENTS Crypto)

@@ -1,0 +1,262 @@
+#include "core/control_message.hpp"
+
+#include "core/bytes.hpp"
+#include "core/shape_codec.hpp"
+
+namespace papilio {
+namespace {
+
+// One byte in front of the fields; never reuse a number.
+enum class Tag : std::uint8_t {
+  join = 1, leave, enter, strict_failed, nack, verdict, progress, fetch, none, settled, suspect,
+  reinstate,
+};
+
+void put(ByteWriter& w, Rank rank) { w.write(rank.value); }
+void put(ByteWriter& w, Seq seq) { w.write(seq.value); }
+void put(ByteWriter& w, SchemaHash schema) { w.write(schema.value); }
+void put(ByteWriter& w, ChunkRange range) {
+  w.write(range.first);
+  w.write(range.last);
+}
+void put(ByteWriter& w, const ContributorSet& set) {
+  for (const auto word : set.words()) w.write(word);
+}
+void put(ByteWriter& w, const RoundShape& shape) { writeShape(w, shape); }
+
+void write(ByteWriter& w, const msg::Join& m) {
+  put(w, m.rank);
+  w.write(m.size);
+}
+void write(ByteWriter&, const msg::Leave&) {}
+void write(ByteWriter& w, const msg::Enter& m) {
+  put(w, m.seq);
+  put(w, m.shape);
+}
+void write(ByteWriter& w, const msg::StrictFailed& m) {
+  put(w, m.seq);
+  put(w, m.culprits);
+  w.write(m.reason);
+}
+void write(ByteWriter& w, const msg::Nack& m) {
+  put(w, m.seq);
+  w.write(static_cast<std::uint8_t>(m.code));
+  w.write(m.chunk.value);
+  put(w, m.oldest);
+  put(w, m.shape);
+  put(w, m.agreeing);
+}
+void write(ByteWriter& w, const msg::Verdict& m) {
+  put(w, m.seq);
+  put(w, m.schema);
+  put(w, m.winners);
+  put(w, m.losers);
+}
+void write(ByteWriter& w, const msg::Progress& m) {
+  put(w, m.seq);
+  put(w, m.missing);
+}
+void write(ByteWriter& w, const msg::Fetch& m) {
+  put(w, m.seq);
+  put(w, m.chunks);
+}
+void write(ByteWriter& w, const msg::None& m) {
+  put(w, m.seq);
+  put(w, m.chunks);
+}
+void write(ByteWriter& w, const msg::Settled& m) {
+  put(w, m.seq);
+  put(w, m.chunks);
+  put(w, m.all_before);
+}
+void write(ByteWriter& w, const msg::Suspect& m) {
+  put(w, m.target);
+  put(w, m.seq);
+}
+void write(ByteWriter& w, const msg::Reinstate& m) { put(w, m.seq); }
+
+Rank getRank(ByteReader& r) { return Rank{r.read<std::uint32_t>()}; }
+Seq getSeq(ByteReader& r) { return Seq{r.read<std::uint64_t>()}; }
+ChunkRange getRange(ByteReader& r) {
+  ChunkRange out;
+  out.first = r.read<std::uint32_t>();
+  out.last = r.read<std::uint32_t>();
+  return out;
+}
+ContributorSet getSet(ByteReader& r) {
+  ContributorSet out;
+  for (std::uint32_t w = 0; w < ContributorSet::kWords; ++w) out.setWord(w, r.read<std::uint64_t>());
+  return out;
+}
+bool legal(ChunkRange range) { return range.first <= range.last; }
+
+using Body = std::optional<ControlBody>;
+
+Body readJoin(ByteReader& r) {
+  msg::Join m;
+  m.rank = getRank(r);
+  m.size = r.read<std::uint32_t>();
+  if (m.size == 0 || m.size > kMaxRanks || m.rank.value >= m.size) return std::nullopt;
+  return m;
+}
+Body readEnter(ByteReader& r) {
+  msg::Enter m;
+  m.seq = getSeq(r);
+  const auto shape = readShape(r);
+  if (!shape) return std::nullopt;
+  m.shape = *shape;
+  return m;
+}
+Body readStrictFailed(ByteReader& r) {
+  msg::StrictFailed m;
+  m.seq = getSeq(r);
+  m.culprits = getSet(r);
+  m.reason = r.read<std::uint8_t>();
+  return m;
+}
+Body readNack(ByteReader& r) {
+  msg::Nack m;
+  m.seq = getSeq(r);
+  const auto code = r.read<std::uint8_t>();
+  if (code < 1 || code > kNackCodeLast) return std::nullopt;
+  m.code = static_cast<NackCode>(code);
+  m.chunk = ChunkIndex{r.read<std::uint32_t>()};
+  m.oldest = getSeq(r);
+  const auto shape = readShape(r);
+  if (!shape) return std::nullopt;
+  m.shape = *shape;
+  m.agreeing = getSet(r);
+  return m;
+}
+Body readVerdict(ByteReader& r) {
+  msg::Verdict m;
+  m.seq = getSeq(r);
+  m.schema = SchemaHash{r.read<std::uint64_t>()};
+  m.winners = getSet(r);
+  m.losers = getSet(r);
+  if (m.schema.value == 0 || !(m.winners & m.losers).empty()) return std::nullopt;
+  return m;
+}
+Body readProgress(ByteReader& r) {
+  msg::Progress m;
+  m.seq = getSeq(r);
+  m.missing = getSet(r);
+  return m;
+}
+template <class Message>
+Body readRange(ByteReader& r) {
+  Message m;
+  m.seq = getSeq(r);
+  m.chunks = getRange(r);
+  if (!legal(m.chunks)) return std::nullopt;
+  return m;
+}
+Body readSettled(ByteReader& r) {
+  msg::Settled m;
+  m.seq = getSeq(r);
+  m.chunks = getRange(r);
+  m.all_before = getSeq(r);
+  if (!legal(m.chunks)) return std::nullopt;
+  return m;
+}
+Body readSuspect(ByteReader& r) {
+  msg::Suspect m;
+  m.target = getRank(r);
+  m.seq = getSeq(r);
+  if (m.target.value >= kMaxRanks) return std::nullopt;
+  return m;
+}
+
+Body readBody(Tag tag, ByteReader& r) {
+  switch (tag) {
+    case Tag::join: return readJoin(r);
+    case Tag::leave: return msg::Leave{};
+    case Tag::enter: return readEnter(r);
+    case Tag::strict_failed: return readStrictFailed(r);
+    case Tag::nack: return readNack(r);
+    case Tag::verdict: return readVerdict(r);
+    case Tag::progress: return readProgress(r);
+    case Tag::fetch: return readRange<msg::Fetch>(r);
+    case Tag::none: return readRange<msg::None>(r);
+    case Tag::settled: return readSettled(r);
+    case Tag::suspect: return readSuspect(r);
+    case Tag::reinstate: return msg::Reinstate{getSeq(r)};
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::vector<std::byte> encode(const ControlMessage& message) {
+  ByteWriter writer;
+  writer.write(message.group.value);
+  writer.write(static_cast<std::uint8_t>(message.body.index() + 1));  // Tag, in variant order
+  std::visit([&](const auto& body) { write(writer, body); }, message.body);
+  return writer.take();
+}
+
+std::optional<ControlMessage> parseControl(std::span<const std::byte> bytes) {
+  if (bytes.size() > kMaxControlBytes) return std::nullopt;
+  ByteReader reader(bytes);
+  ControlMessage out;
+  out.group = GroupId{reader.read<std::uint32_t>()};
+  const auto tag = static_cast<Tag>(reader.read<std::uint8_t>());
+  auto body = readBody(tag, reader);
+  if (!body || !reader.exhausted()) return std::nullopt;
+  out.body = std::move(*body);
+  return out;
+}
+
+namespace {
+
+std::string text(Seq seq) { return " seq " + std::to_string(seq.value); }
+std::string text(ChunkRange range) {
+  return " chunks [" + std::to_string(range.first) + "," + std::to_string(range.last) + ")";
+}
+std::string text(const ContributorSet& set) {
+  std::string out = " {";
+  set.forEach([&](Rank rank) {
+    if (out.size() > 2) out += ",";
+    out += std::to_string(rank.value);
+  });
+  return out + "}";
+}
+
+struct Describe {
+  std::string operator()(const msg::Join& m) const {
+    return "JOIN rank " + std::to_string(m.rank.value) + "/" + std::to_string(m.size);
+  }
+  std::string operator()(const msg::Leave&) const { return "LEAVE"; }
+  std::string operator()(const msg::Enter& m) const {
+    return "ENTER" + text(m.seq) + " " + describe(m.shape);
+  }
+  std::string operator()(const msg::StrictFailed& m) const {
+    return "STRICT_FAILED" + text(m.seq) + " culprits" + text(m.culprits);
+  }
+  std::string operator()(const msg::Nack& m) const {
+    static constexpr const char* kCodes[] = {"?", "schema", "blacklisted", "stale", "corrupt",
+                                             "evicted"};
+    return "NACK " + std::string(kCodes[static_cast<std::uint8_t>(m.code)]) + text(m.seq);
+  }
+  std::string operator()(const msg::Verdict& m) const {
+    return "VERDICT" + text(m.seq) + " winners" + text(m.winners) + " losers" + text(m.losers);
+  }
+  std::string operator()(const msg::Progress& m) const {
+    return "PROGRESS" + text(m.seq) + " missing" + text(m.missing);
+  }
+  std::string operator()(const msg::Fetch& m) const { return "FETCH" + text(m.seq) + text(m.chunks); }
+  std::string operator()(const msg::None& m) const { return "NONE" + text(m.seq) + text(m.chunks); }
+  std::string operator()(const msg::Settled& m) const {
+    return "SETTLED" + text(m.seq) + text(m.chunks);
+  }
+  std::string operator()(const msg::Suspect& m) const {
+    return "SUSPECT rank " + std::to_string(m.target.value) + " from" + text(m.seq);
+  }
+  std::string operator()(const msg::Reinstate& m) const { return "REINSTATE from" + text(m.seq); }
+};
+
+}  // namespace
+
+std::string describe(const ControlBody& body) { return std::visit(Describe{}, body); }
+
+}  // namespace papilio
