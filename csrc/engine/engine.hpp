@@ -121,7 +121,8 @@ class Engine {
   virtual std::string localRecord() const = 0;
   // Returns at once; see Group::waitReady.
   virtual std::shared_ptr<Group> createGroup(GroupConfig config) = 0;
-  // Ends all groups (their rounds fail with `aborted`), says goodbye, joins the thread; < 2 s.
+  // Ends all groups (their rounds fail with `aborted`), says goodbye, joins the thread; < 2 s. Not on
+  // the progress thread, so callbacks must not hold the last reference.
   virtual void shutdown() = 0;
   virtual StatsMap stats() const = 0;
 };

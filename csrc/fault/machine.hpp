@@ -98,6 +98,8 @@ class Machine {
   DataHeader heldHeader(Seq seq, ChunkIndex chunk) const;
   // Is the local contribution to this chunk still wanted by `to`?
   bool wantsSend(Rank to, Seq seq, ChunkIndex chunk) const;
+  // Does the local tensor still hold this rank's input of the chunk? (Nothing was written to it.)
+  bool holdsInput(Seq seq, ChunkIndex chunk) const;
   const RoundShape* shapeOf(Seq seq, SchemaHash schema) const;
   std::uint64_t keptBytes() const { return kept_bytes_; }
   std::size_t roundsHeld() const { return rounds_.size(); }

@@ -236,6 +236,11 @@ bool Machine::wantsSend(Rank to, Seq seq, ChunkIndex chunk) const {
          round->local->targetOf(chunk) == to;
 }
 
+bool Machine::holdsInput(Seq seq, ChunkIndex chunk) const {
+  const Round* round = find(seq);
+  return round != nullptr && round->local && !round->finished && round->local->waits(chunk);
+}
+
 const RoundShape* Machine::shapeOf(Seq seq, SchemaHash schema) const {
   const Round* round = find(seq);
   if (round == nullptr) return nullptr;

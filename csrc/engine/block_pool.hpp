@@ -1,0 +1,86 @@
+// Staging memory: every byte that the network reads or writes lives here, never in a user's tensor.
+// Blocks come in three sizes, are counted by reference and go back to a free list. One thread only.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
+
+namespace papilio::engine {
+
+class BlockPool;
+
+namespace detail {
+struct Block {
+  BlockPool* pool = nullptr;
+  std::byte* data = nullptr;
+  std::uint32_t capacity = 0;
+  std::uint32_t size = 0;
+  std::uint32_t references = 0;
+  std::uint8_t size_class = 0;
+};
+}  // namespace detail
+
+// Shared handle of one block; the last one gives it back. Empty handles are falsy.
+class BlockRef {
+ public:
+  BlockRef() = default;
+  explicit BlockRef(detail::Block* block) : block_(block) {
+    if (block_ != nullptr) ++block_->references;
+  }
+  BlockRef(const BlockRef& other) : BlockRef(other.block_) {}
+  BlockRef(BlockRef&& other) noexcept : block_(std::exchange(other.block_, nullptr)) {}
+  BlockRef& operator=(BlockRef other) noexcept {
+    std::swap(block_, other.block_);
+    return *this;
+  }
+  ~BlockRef() { release(); }
+
+  explicit operator bool() const { return block_ != nullptr; }
+  std::byte* data() { return block_->data; }
+  const std::byte* data() const { return block_->data; }
+  std::uint32_t size() const { return block_->size; }
+  std::span<const std::byte> view() const { return {block_->data, block_->size}; }
+
+ private:
+  void release();
+  detail::Block* block_ = nullptr;
+};
+
+class BlockPool {
+ public:
+  // `staging_budget`: bytes that tryAllocate() may have in use at once.
+  explicit BlockPool(std::uint64_t staging_budget);
+  ~BlockPool();
+  BlockPool(const BlockPool&) = delete;
+  BlockPool& operator=(const BlockPool&) = delete;
+
+  // Empty when the budget is spent: the caller tries again when a block came back.
+  BlockRef tryAllocate(std::uint32_t size);
+  // For what the protocol already bounds (kept contributions within credits, results). Throws
+  // std::bad_alloc.
+  BlockRef allocate(std::uint32_t size);
+
+  std::uint64_t bytesInUse() const { return in_use_; }
+  std::uint64_t bytesHeld() const { return held_; }
+
+  static constexpr std::uint32_t kLargest = 512 * 1024;
+
+ private:
+  friend class BlockRef;
+  void giveBack(detail::Block* block);
+
+  // Idle blocks above this are freed: a burst does not stay resident.
+  static constexpr std::uint64_t kIdleLimit = 24ULL << 20;
+  static constexpr std::array<std::uint32_t, 3> kSizes{4 * 1024, 64 * 1024, kLargest};
+
+  std::uint64_t budget_;
+  std::uint64_t in_use_ = 0;
+  std::uint64_t held_ = 0;
+  std::array<std::vector<detail::Block*>, kSizes.size()> free_;
+};
+
+}  // namespace papilio::engine

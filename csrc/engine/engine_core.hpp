@@ -1,0 +1,160 @@
+// The one engine of a process: progress thread, lanes, peers, groups. Other threads only post
+// commands; everything below "progress thread" runs there and needs no lock.
+#pragma once
+
+#include <atomic>
+#include <deque>
+#include <functional>
+#include <future>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "engine/active_clock.hpp"
+#include "engine/block_pool.hpp"
+#include "engine/engine.hpp"
+#include "engine/group_runtime.hpp"
+#include "engine/peer_link.hpp"
+
+namespace papilio::engine {
+
+class EngineCore final : public Engine,
+                         public std::enable_shared_from_this<EngineCore>,
+                         private TransportObserver,
+                         private ControlObserver,
+                         private GroupHost {
+ public:
+  explicit EngineCore(EngineConfig config);
+  ~EngineCore() override;
+
+  void launch();  // throws std::runtime_error when a lane can not be opened
+
+  std::string localRecord() const override { return record_; }
+  std::shared_ptr<Group> createGroup(GroupConfig config) override;
+  void shutdown() override;
+  StatsMap stats() const override;
+
+  // Runs `command` on the progress thread, in order. False: the engine has stopped.
+  bool post(std::function<void()> command);
+  // Runs `question` there and waits for the answer; `otherwise` when the engine has stopped or does
+  // not answer within kAnswerLimit.
+  template <class T>
+  T ask(std::function<T()> question, T otherwise) {
+    if (std::this_thread::get_id() == thread_.get_id()) return question();
+    auto answer = std::make_shared<std::promise<T>>();
+    auto future = answer->get_future();
+    if (!post([answer, question = std::move(question)] { answer->set_value(question()); })) {
+      return otherwise;
+    }
+    if (future.wait_for(kAnswerLimit) != std::future_status::ready) return otherwise;
+    try {
+      return future.get();
+    } catch (const std::future_error&) {  // stopped with the question still queued
+      return otherwise;
+    }
+  }
+
+  // Progress thread, for GroupHandle.
+  GroupRuntime* group(GroupId id);
+  void leave(GroupId id);
+  std::vector<PeerInfo> peersOf(const GroupRuntime& group) const;
+
+ private:
+  static constexpr auto kAnswerLimit = std::chrono::seconds(5);
+  static constexpr Duration kLinger = 100ms;     // for data behind a goodbye or a broken lane
+  static constexpr Duration kFlushLimit = 1s;
+  static constexpr Duration kPingEvery = 1s;
+  static constexpr Duration kConnectLimit = std::chrono::minutes(10);
+  static constexpr std::uint64_t kStagingBudget = 24ULL << 20;
+  static constexpr std::uint64_t kWindowBytes = 2ULL << 20;
+  static constexpr std::uint32_t kWindowMessages = 64;
+  static constexpr std::size_t kMaxPendingJoins = 4096;
+
+  struct Slot {
+    Outgoing message;
+    PeerId peer;
+  };
+  struct GroupEntry {
+    std::unique_ptr<GroupRuntime> runtime;
+    std::shared_ptr<GroupShared> shared;
+  };
+
+  // engine_core.cpp: the loop
+  void main(std::promise<void>& started);
+  void openLanes();
+  void step();
+  bool runCommands();
+  void sleep();
+  void tickDue();
+  Time nextDeadline() const;
+  void after(Duration delay, std::function<void()> action);
+  void teardown();
+
+  // engine_groups.cpp: groups and their readiness
+  void addGroup(GroupConfig config, std::shared_ptr<GroupShared> shared);
+  PeerId peerFor(const std::string& record);
+  void announce(GroupRuntime& group, PeerLink& peer);
+  void gotJoin(PeerLink& peer, GroupId id, const msg::Join& join);
+  void finishLeave(GroupId id, Time deadline);
+  void removeGroup(GroupId id);
+
+  // engine_lanes.cpp: what the lanes report, and sending
+  void onMessage(PeerId from, std::span<const std::byte> header,
+                 std::span<const std::byte> payload) override;
+  void onSendDone(SendToken token, bool delivered) override;
+  void onPeerError(PeerId peer, const std::string& why) override;
+  void onPeerUp(PeerId peer, const PeerHello& hello) override;
+  void onPeerDown(PeerId peer, DownCause cause, const std::string& detail) override;
+  void onFrame(PeerId peer, std::span<const std::byte> frame) override;
+  void onPong(PeerId peer, Duration rtt) override;
+  void lost(PeerLink& peer, fault::Reason reason, const std::string& detail);
+  void pumpDirty();
+  void pump(PeerLink& peer);
+  bool sendOne(PeerLink& peer);
+  void dispatch(PeerLink& peer, Outgoing message);
+
+  // GroupHost
+  Time now() const override { return clock_.now(); }
+  BlockPool& pool() override { return pool_; }
+  void sendControl(PeerId to, const ControlMessage& message) override;
+  void hasWork(PeerId to) override;
+  void log(LogLevel level, const std::string& line) override;
+
+  void count(const char* name, double by = 1) { counters_[name] += by; }
+  StatsMap collectStats() const;
+
+  EngineConfig config_;
+  ProcessId self_;
+  Incarnation incarnation_;
+  std::string record_;
+  std::thread thread_;
+
+  // Shared with other threads.
+  mutable std::mutex command_mutex_;
+  std::vector<std::function<void()>> commands_;
+  bool accepting_ = false;
+  std::atomic<bool> sleeping_{false};
+
+  // Progress thread.
+  ActiveTime clock_;
+  BlockPool pool_{kStagingBudget};
+  std::unique_ptr<Transport> transport_;
+  std::unique_ptr<ControlPlane> control_;
+  std::deque<PeerLink> peers_;  // by PeerId
+  std::map<std::string, PeerId> peer_by_record_;
+  std::map<GroupId, GroupEntry> groups_;
+  std::map<GroupId, std::map<PeerId, msg::Join>> pending_joins_;
+  std::deque<Slot> slots_;
+  std::vector<SendToken> free_slots_;
+  std::vector<PeerId> dirty_;
+  std::vector<PeerId> starved_;
+  std::multimap<Time, std::function<void()>> timers_;
+  StatsMap counters_;
+  Time next_ping_{};
+  bool stopping_ = false;
+};
+
+}  // namespace papilio::engine

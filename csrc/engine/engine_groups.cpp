@@ -1,0 +1,169 @@
+// Groups of the engine: creation, readiness, leaving.
+#include <stdexcept>
+
+#include "engine/engine_core.hpp"
+#include "engine/group_handle.hpp"
+
+namespace papilio::engine {
+
+std::shared_ptr<Group> EngineCore::createGroup(GroupConfig config) {
+  if (config.size == 0 || config.size > kMaxRanks || config.rank.value >= config.size ||
+      config.records.size() != config.size) {
+    throw std::invalid_argument("group of " + std::to_string(config.size) + " ranks, rank " +
+                                std::to_string(config.rank.value) + ", " +
+                                std::to_string(config.records.size()) +
+                                " address records: sizes must agree and be at most " +
+                                std::to_string(kMaxRanks));
+  }
+  auto shared = std::make_shared<GroupShared>();
+  for (std::uint32_t r = 0; r < config.size; ++r) {
+    if (r != config.rank.value) shared->not_ready[Rank{r}] = "no connection yet";
+  }
+  auto handle = std::make_shared<GroupHandle>(shared_from_this(), config.id,
+                                              config.options.timeout, shared);
+  if (!post([this, config = std::move(config), shared]() mutable {
+        addGroup(std::move(config), shared);
+      })) {
+    throw std::runtime_error("the engine of this process has been shut down");
+  }
+  return handle;
+}
+
+PeerId EngineCore::peerFor(const std::string& record) {
+  const auto [it, fresh] = peer_by_record_.try_emplace(
+      record, PeerId{static_cast<std::uint32_t>(peers_.size())});
+  if (!fresh) return it->second;
+  PeerLink& peer = peers_.emplace_back();
+  peer.id = it->second;
+  peer.record = record;
+  try {
+    control_->connect(peer.id, record, kConnectLimit);
+  } catch (const std::exception& error) {
+    lost(peer, fault::Reason::unreachable, error.what());
+  }
+  return peer.id;
+}
+
+void EngineCore::addGroup(GroupConfig config, std::shared_ptr<GroupShared> shared) {
+  const GroupId id = config.id;
+  std::vector<PeerId> peers(config.size);
+  for (std::uint32_t r = 0; r < config.size; ++r) {
+    if (r != config.rank.value) peers[r] = peerFor(config.records[r]);
+  }
+  const Rank me = config.rank;
+  GroupHost& host = *this;
+  auto runtime =
+      std::make_unique<GroupRuntime>(host, std::move(config), peers, incarnation_, shared);
+  GroupRuntime& group = *runtime;
+  groups_[id] = {std::move(runtime), shared};
+  for (std::uint32_t r = 0; r < peers.size(); ++r) {
+    if (Rank{r} == me) continue;
+    PeerLink& peer = peers_[peers[r].value];
+    peer.groups.emplace_back(&group, Rank{r});
+    if (peer.state == PeerLink::State::down) {
+      group.gone(Rank{r}, peer.down_reason, peer.down_detail);
+    } else if (peer.state == PeerLink::State::up) {
+      announce(group, peer);
+    }
+  }
+  const auto pending = pending_joins_.find(id);
+  if (pending == pending_joins_.end()) return;
+  const auto joins = std::move(pending->second);
+  pending_joins_.erase(pending);
+  for (const auto& [peer, join] : joins) gotJoin(peers_[peer.value], id, join);
+}
+
+void EngineCore::announce(GroupRuntime& group, PeerLink& peer) {
+  const auto& config = group.config();
+  sendControl(peer.id, ControlMessage{config.id, msg::Join{config.rank, config.size}});
+}
+
+void EngineCore::gotJoin(PeerLink& peer, GroupId id, const msg::Join& join) {
+  GroupRuntime* found = group(id);
+  if (found == nullptr) {
+    if (pending_joins_.size() < kMaxPendingJoins) pending_joins_[id][peer.id] = join;
+    return;
+  }
+  const auto rank = found->rankOf(peer.id);
+  if (!rank || *rank != join.rank || join.size != found->config().size) {
+    count("rejected.join");
+    return;
+  }
+  found->joined(*rank, peer.hello.incarnation);
+}
+
+GroupRuntime* EngineCore::group(GroupId id) {
+  const auto it = groups_.find(id);
+  return it == groups_.end() ? nullptr : it->second.runtime.get();
+}
+
+void EngineCore::leave(GroupId id) {
+  const auto it = groups_.find(id);
+  if (it == groups_.end()) return;
+  it->second.runtime->abort("the group was destroyed");
+  finishLeave(id, clock_.now() + kFlushLimit);
+}
+
+// Others may still wait for results that this rank reduced: they go out first, within a limit.
+void EngineCore::finishLeave(GroupId id, Time deadline) {
+  GroupRuntime* leaving = group(id);
+  if (leaving == nullptr) return;
+  bool flushed = leaving->flushed();
+  for (const auto& peer : peers_) {
+    if (peer.state != PeerLink::State::up || !leaving->rankOf(peer.id)) continue;
+    flushed = flushed && peer.in_flight == 0;
+  }
+  if (!flushed && clock_.now() < deadline) {
+    after(1ms, [this, id, deadline] { finishLeave(id, deadline); });
+    return;
+  }
+  for (const auto& peer : peers_) {
+    if (peer.state != PeerLink::State::up || !leaving->rankOf(peer.id)) continue;
+    sendControl(peer.id, ControlMessage{id, msg::Leave{}});
+  }
+  removeGroup(id);
+}
+
+void EngineCore::removeGroup(GroupId id) {
+  const auto it = groups_.find(id);
+  if (it == groups_.end()) return;
+  const GroupRuntime* runtime = it->second.runtime.get();
+  for (auto& peer : peers_) {
+    std::erase_if(peer.groups, [&](const auto& entry) { return entry.first == runtime; });
+    peer.next_group = 0;
+  }
+  {
+    std::lock_guard lock(it->second.shared->mutex);
+    it->second.shared->left = true;
+    it->second.shared->changed.notify_all();
+  }
+  groups_.erase(it);
+}
+
+std::vector<PeerInfo> EngineCore::peersOf(const GroupRuntime& group) const {
+  std::vector<PeerInfo> out;
+  const auto& members = group.machine().members();
+  for (std::uint32_t r = 0; r < group.config().size; ++r) {
+    PeerInfo info;
+    info.rank = Rank{r};
+    info.state = members.state(Rank{r});
+    if (Rank{r} == group.config().rank) {
+      info.incarnation = incarnation_;
+      info.lane = "self";
+      out.push_back(std::move(info));
+      continue;
+    }
+    const PeerLink& peer = peers_[group.peerOf(Rank{r}).value];
+    info.incarnation = peer.hello.incarnation;
+    info.lane = peer.lane_open ? transport_->laneName(peer.id) : "none";
+    info.address = peer.hello.address;
+    info.rtt = toSeconds(peer.rtt);
+    info.goodput = peer.goodput.bytesPerSecond();
+    info.lag = members.at(Rank{r}).lag;
+    info.last_seen = peer.last_seen == Time{} ? -1.0 : toSeconds(clock_.now() - peer.last_seen);
+    out.push_back(std::move(info));
+  }
+  return out;
+}
+
+}  // namespace papilio::engine

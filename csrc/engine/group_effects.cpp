@@ -1,0 +1,223 @@
+// Performs what the machine decided.
+#include <cstring>
+
+#include "core/crc32c.hpp"
+#include "engine/group_runtime.hpp"
+#include "engine/kernels.hpp"
+
+namespace papilio::engine {
+
+using namespace fault;
+
+void GroupRuntime::drain() {
+  if (draining_) return;  // the outer call goes on until nothing is left
+  draining_ = true;
+  for (Effects effects = machine_.takeEffects(); !effects.empty();
+       effects = machine_.takeEffects()) {
+    for (auto& effect : effects) {
+      std::visit([&](auto& e) { perform(e); }, effect);
+    }
+  }
+  draining_ = false;
+}
+
+void GroupRuntime::perform(const effect::SendContribution& e) {
+  const auto it = locals_.find(e.seq);
+  if (it == locals_.end()) return;
+  const Rank owner = it->second.layout.owner(e.chunk);
+  outboxes_[e.to.value].push(Outbox::Contribution{e.seq, e.chunk, owner, e.attempt});
+  host_.hasWork(peers_[e.to.value]);
+}
+
+void GroupRuntime::perform(const effect::DropContributions& e) {
+  outboxes_[e.to.value].dropContributions(e.seq);
+  host_.hasWork(peers_[e.to.value]);  // credits came free
+}
+
+void GroupRuntime::perform(const effect::SendResult& e) {
+  if (e.to == config_.rank) return;
+  outboxes_[e.to.value].push(Outbox::Result{e.seq, e.schema, e.chunk, e.flags, false});
+  host_.hasWork(peers_[e.to.value]);
+}
+
+void GroupRuntime::perform(const effect::SendHeld& e) {
+  outboxes_[e.to.value].push(Outbox::Result{e.seq, {}, e.chunk, 0, true});
+  host_.hasWork(peers_[e.to.value]);
+}
+
+double GroupRuntime::factorFor(const RoundShape& shape, double weight_sum) const {
+  if (weight_sum <= 0) return 0;
+  if (shape.op == ReduceOp::avg) return 1.0 / weight_sum;
+  return static_cast<double>(config_.size) * shape.premul / weight_sum;
+}
+
+ContributorSet GroupRuntime::reduceInto(const effect::Reduce& e, const RoundShape& shape,
+                                        std::uint64_t numel, std::byte* out) {
+  const auto kept = buffers_.takeContributions({e.seq, e.schema, e.chunk});
+  const auto local = locals_.find(e.seq);
+  std::vector<ReduceInput> inputs;
+  std::vector<Rank> ranks;
+  const auto add = [&](Rank rank, const std::byte* data, float weight) {
+    inputs.push_back({data, weight});
+    ranks.push_back(rank);
+  };
+  e.contributors.forEach([&](Rank rank) {
+    if (rank == config_.rank) {
+      // The tensor may have been completed from elsewhere since the machine decided.
+      const bool intact = local != locals_.end() && local->second.schema == e.schema &&
+                          machine_.holdsInput(e.seq, e.chunk);
+      if (intact) add(rank, chunkData(local->second, e.chunk), config_.options.weight);
+      return;
+    }
+    for (const auto& contribution : kept) {
+      if (contribution.rank == rank) add(rank, contribution.block.data(), contribution.weight);
+    }
+  });
+  const auto reduce = [&] {
+    double weight_sum = 0;
+    for (const auto& input : inputs) weight_sum += static_cast<double>(input.weight);
+    reduceWeighted(shape.dtype, inputs, numel, factorFor(shape, weight_sum), out);
+  };
+  if (!inputs.empty()) reduce();
+  const bool drops = config_.options.nonfinite == NonFinite::drop;
+  if (drops && inputs.size() > 2 && hasNonFinite(shape.dtype, out, numel)) {
+    std::vector<std::size_t> bad;
+    for (std::size_t k = 0; k < inputs.size(); ++k) {
+      if (hasNonFinite(shape.dtype, inputs[k].data, numel)) bad.push_back(k);
+    }
+    // Only a minority is taken for damage; when most have it, the model itself diverged.
+    if (!bad.empty() && bad.size() * 2 < inputs.size()) {
+      for (auto it = bad.rbegin(); it != bad.rend(); ++it) {
+        inputs.erase(inputs.begin() + static_cast<std::ptrdiff_t>(*it));
+        ranks.erase(ranks.begin() + static_cast<std::ptrdiff_t>(*it));
+      }
+      nonfinite_dropped_ += bad.size();
+      reduce();
+    }
+  }
+  ContributorSet actual;
+  for (const Rank rank : ranks) actual.insert(rank);
+  return actual;
+}
+
+void GroupRuntime::perform(const effect::Reduce& e) {
+  const RoundShape* found = machine_.shapeOf(e.seq, e.schema);
+  if (found == nullptr) return;
+  const RoundShape shape = *found;
+  const Layout layout(shape.numel, elementSize(shape.dtype), config_.size, e.seq);
+  KeptResult result;
+  result.block = host_.pool().allocate(static_cast<std::uint32_t>(layout.bytes(e.chunk)));
+  const auto actual = reduceInto(e, shape, layout.range(e.chunk).size(), result.block.data());
+  if (config_.options.payload_crc) result.crc = crc32c(result.block.view());
+  buffers_.keepResult({e.seq, e.schema, e.chunk}, std::move(result));
+  machine_.reduced(host_.now(), e.seq, e.schema, e.chunk, actual);
+}
+
+void GroupRuntime::perform(const effect::ApplyOwn& e) {
+  const auto local = locals_.find(e.seq);
+  const auto* kept = buffers_.result({e.seq, e.schema, e.chunk});
+  if (local == locals_.end() || kept == nullptr) return;
+  std::memcpy(chunkData(local->second, e.chunk), kept->block.data(), kept->block.size());
+  release(e.seq, e.chunk, local->second.layout.owner(e.chunk));
+}
+
+void GroupRuntime::perform(const effect::FillLocal& e) {
+  const auto it = locals_.find(e.seq);
+  if (it == locals_.end()) return;
+  const Local& local = it->second;
+  std::byte* data = chunkData(local, e.chunk);
+  const auto numel = local.layout.range(e.chunk).size();
+  if (config_.options.fallback == Fallback::zero) {
+    std::memset(data, 0, local.layout.bytes(e.chunk));
+  } else if (local.shape.op != ReduceOp::avg) {
+    scale(local.shape.dtype, data, numel, static_cast<double>(config_.size) * local.shape.premul);
+  }
+  release(e.seq, e.chunk, local.layout.owner(e.chunk));
+}
+
+// The chunk is settled: whoever was to reduce it has room for the next one.
+void GroupRuntime::release(Seq seq, ChunkIndex chunk, Rank owner) {
+  for (std::uint32_t r = 0; r < config_.size; ++r) {
+    if (Rank{r} == config_.rank) continue;
+    outboxes_[r].settled(seq, chunk, owner);
+    if (!outboxes_[r].empty()) host_.hasWork(peers_[r]);
+  }
+}
+
+void GroupRuntime::perform(const effect::SendControl& e) {
+  if (e.to == config_.rank || !joined_.contains(e.to)) return;
+  host_.sendControl(peers_[e.to.value], ControlMessage{config_.id, e.body});
+}
+
+void GroupRuntime::perform(effect::Finish& e) {
+  const auto it = locals_.find(e.seq);
+  if (it == locals_.end()) return;
+  const Local local = std::move(it->second);
+  locals_.erase(it);
+  for (auto& outbox : outboxes_) {
+    outbox.dropContributions(e.seq);
+    outbox.dropBlocks(e.seq);
+  }
+  e.report.elapsed = Clock::now() - local.issued;
+  Completion completion{e.seq, e.report, std::move(e.error)};
+  {
+    std::lock_guard lock(shared_->mutex);
+    shared_->reports.push_back(std::move(e.report));
+    while (shared_->reports.size() > config_.report_history) shared_->reports.pop_front();
+  }
+  if (local.done) local.done(completion);
+}
+
+void GroupRuntime::perform(const effect::Forget& e) {
+  buffers_.forget(e.seq, e.schema);
+  for (auto& outbox : outboxes_) outbox.forgetResults(e.seq, e.schema);
+}
+
+void GroupRuntime::perform(const effect::SendBlocks& e) {
+  outboxes_[e.to.value].push(Outbox::Blocks{e.seq, e.phase, 0});
+  host_.hasWork(peers_[e.to.value]);
+}
+
+void GroupRuntime::perform(const effect::RunPhase& e) {
+  const auto it = locals_.find(e.seq);
+  if (it == locals_.end() || !it->second.strict) return;
+  const auto& then = it->second.strict->phases[e.phase].then;
+  if (then) then(e.members);
+}
+
+std::string GroupRuntime::prefix(Seq seq) const {
+  return "papilio[rank " + std::to_string(config_.rank.value) + "/" +
+         std::to_string(config_.size) + " " + config_.name + " seq " + std::to_string(seq.value) +
+         "] ";
+}
+
+void GroupRuntime::perform(const effect::Notify& e) {
+  const Event& event = e.event;
+  const std::string peer = "peer " + std::to_string(event.rank.value);
+  const std::string why = std::string(fault::name(event.reason)) + ": " + event.detail;
+  switch (event.kind) {
+    case EventKind::peer_lost:
+      host_.log(event.reason == Reason::left ? LogLevel::info : LogLevel::warn,
+                prefix(event.seq) + peer + " lost (" + why + "); going on without it");
+      break;
+    case EventKind::peer_slow:
+      host_.log(LogLevel::warn, prefix(event.seq) + peer + " is late (" + event.detail +
+                                    "); not waiting for it until it has caught up");
+      break;
+    case EventKind::blacklisted:
+      host_.log(LogLevel::warn, prefix(event.seq) + peer + " blacklisted (" + why + ")");
+      break;
+    case EventKind::readmitted:
+      host_.log(LogLevel::warn, prefix(event.seq) + peer + " readmitted (" + event.detail + ")");
+      break;
+    case EventKind::fallback:
+      host_.log(LogLevel::info, prefix(event.seq) + event.detail);
+      break;
+    default:
+      host_.log(LogLevel::info,
+                prefix(event.seq) + fault::name(event.kind) + " " + peer + " (" + why + ")");
+  }
+  if (config_.on_event) config_.on_event(event);
+}
+
+}  // namespace papilio::engine

@@ -1,0 +1,248 @@
+#include "engine/group_runtime.hpp"
+
+#include <cstring>
+#include <random>
+
+#include "core/crc32c.hpp"
+
+namespace papilio::engine {
+
+namespace {
+
+// Contributions one rank may have unanswered at one reducer, per shard.
+std::uint32_t creditsFor(std::uint32_t n) { return n > 64 ? 4 : 8; }
+
+fault::MachineConfig machineConfig(const GroupConfig& config, Incarnation incarnation) {
+  fault::MachineConfig out;
+  out.group = config.id;
+  out.me = config.rank;
+  out.size = config.size;
+  out.options = config.options;
+  out.seed = incarnation.value;
+  return out;
+}
+
+}  // namespace
+
+GroupRuntime::GroupRuntime(GroupHost& host, GroupConfig config, std::vector<PeerId> peers,
+                           Incarnation incarnation, std::shared_ptr<GroupShared> shared)
+    : host_(host),
+      config_(std::move(config)),
+      peers_(std::move(peers)),
+      incarnation_(incarnation),
+      shared_(std::move(shared)),
+      machine_(machineConfig(config_, incarnation)),
+      outboxes_(config_.size, Outbox(creditsFor(config_.size))),
+      block_bytes_(maxChunkBytes(config_.size)) {
+  joined_.insert(config_.rank);
+}
+
+std::optional<Rank> GroupRuntime::rankOf(PeerId peer) const {
+  for (std::uint32_t r = 0; r < config_.size; ++r) {
+    if (Rank{r} != config_.rank && peers_[r] == peer) return Rank{r};
+  }
+  return std::nullopt;
+}
+
+void GroupRuntime::allreduce(Seq seq, const AllreduceRequest& request, Duration timeout,
+                             Clock::time_point issued, DoneFn done) {
+  Local& local = locals_[seq];
+  local.data = static_cast<std::byte*>(request.data);
+  local.shape = request.shape;
+  local.schema = schemaOf(request.shape, config_.id, machine_.view());
+  local.layout = Layout(request.shape.numel, elementSize(request.shape.dtype), config_.size, seq);
+  local.issued = issued;
+  local.done = std::move(done);
+  machine_.enterAllreduce(host_.now(), seq, request.shape, timeout);
+  drain();
+}
+
+void GroupRuntime::strict(Seq seq, StrictRequest request, Duration timeout,
+                          Clock::time_point issued, DoneFn done) {
+  fault::StrictSpec spec;
+  spec.shape = request.shape;
+  spec.needs_all = request.needs_all;
+  spec.needed = request.needed;
+  spec.nbytes = request.nbytes;
+  for (const auto& phase : request.phases) {
+    auto& exchange = spec.phases.emplace_back();
+    for (const auto& piece : phase.pieces) {
+      const auto blocks = (piece.recv_bytes + block_bytes_ - 1) / block_bytes_;
+      exchange.push_back({static_cast<std::uint32_t>(blocks), piece.send_bytes != 0});
+    }
+  }
+  Local& local = locals_[seq];
+  local.shape = request.shape;
+  local.strict = std::move(request);
+  local.issued = issued;
+  local.done = std::move(done);
+  machine_.enterStrict(host_.now(), seq, std::move(spec), timeout);
+  drain();
+}
+
+void GroupRuntime::cancel(Seq seq, fault::ErrorKind kind, const std::string& text) {
+  machine_.cancel(host_.now(), seq, kind, text);
+  drain();
+}
+
+void GroupRuntime::abort(const std::string& why) {
+  machine_.cancelAll(host_.now(), fault::ErrorKind::aborted, why);
+  drain();
+}
+
+void GroupRuntime::ban(Rank rank, std::optional<Duration> term, const std::string& why) {
+  machine_.ban(host_.now(), rank, term, why);
+  drain();
+}
+
+void GroupRuntime::unban(Rank rank) {
+  machine_.unban(host_.now(), rank);
+  drain();
+}
+
+void GroupRuntime::joined(Rank rank, Incarnation incarnation) {
+  joined_.insert(rank);
+  machine_.peerUp(host_.now(), rank, incarnation);
+  settleReady();
+  drain();
+  host_.hasWork(peers_[rank.value]);
+}
+
+void GroupRuntime::gone(Rank rank, fault::Reason reason, const std::string& evidence) {
+  outboxes_[rank.value].clear();
+  machine_.peerGone(host_.now(), rank, reason, evidence);
+  settleReady();
+  drain();
+}
+
+void GroupRuntime::settleReady() {
+  std::lock_guard lock(shared_->mutex);
+  for (std::uint32_t r = 0; r < config_.size; ++r) {
+    const auto link = machine_.members().at(Rank{r}).link;
+    if (link != fault::Member::Link::joining) shared_->not_ready.erase(Rank{r});
+  }
+  shared_->changed.notify_all();
+}
+
+void GroupRuntime::control(Rank from, const ControlBody& body) {
+  machine_.control(host_.now(), from, body);
+  drain();
+}
+
+void GroupRuntime::paused(Duration gap) {
+  machine_.paused(host_.now(), gap);
+  drain();
+}
+
+void GroupRuntime::tick() {
+  machine_.tick(host_.now());
+  drain();
+}
+
+void GroupRuntime::message(Rank from, const DataHeader& header,
+                           std::span<const std::byte> payload) {
+  const Time now = host_.now();
+  bool intact = false;
+  switch (machine_.judge(now, from, header)) {
+    case fault::Admission::drop: drain(); return;
+    case fault::Admission::keep: intact = keep(from, header, payload); break;
+    case fault::Admission::apply: intact = apply(header, payload); break;
+    case fault::Admission::place: intact = place(from, header, payload); break;
+  }
+  machine_.accepted(now, from, header, intact);
+  drain();
+}
+
+bool GroupRuntime::keep(Rank from, const DataHeader& header,
+                        std::span<const std::byte> payload) {
+  BlockRef block = host_.pool().allocate(static_cast<std::uint32_t>(payload.size()));
+  if (config_.options.payload_crc) {
+    if (copyWithCrc32c(block.data(), payload) != header.payload_crc) return false;
+  } else {
+    std::memcpy(block.data(), payload.data(), payload.size());
+  }
+  buffers_.keep({header.seq, header.schema, header.chunk}, {from, header.weight, std::move(block)});
+  return true;
+}
+
+bool GroupRuntime::apply(const DataHeader& header, std::span<const std::byte> payload) {
+  // Checked before the first byte goes in: a damaged result must not cost the local gradient.
+  if (config_.options.payload_crc && crc32c(payload) != header.payload_crc) return false;
+  const auto it = locals_.find(header.seq);
+  if (it == locals_.end()) return false;
+  std::memcpy(chunkData(it->second, header.chunk), payload.data(), payload.size());
+  release(header.seq, header.chunk, it->second.layout.owner(header.chunk));
+  return true;
+}
+
+bool GroupRuntime::place(Rank from, const DataHeader& header,
+                         std::span<const std::byte> payload) {
+  const auto it = locals_.find(header.seq);
+  if (it == locals_.end() || !it->second.strict) return false;
+  const auto& piece = it->second.strict->phases[header.attempt].pieces[from.value];
+  const std::uint64_t offset = std::uint64_t{header.chunk.value} * block_bytes_;
+  if (offset >= piece.recv_bytes) return false;
+  if (payload.size() != std::min<std::uint64_t>(block_bytes_, piece.recv_bytes - offset)) {
+    return false;
+  }
+  const auto crc = copyWithCrc32c(piece.recv + offset, payload);
+  return !config_.options.payload_crc || crc == header.payload_crc;
+}
+
+std::byte* GroupRuntime::chunkData(const Local& local, ChunkIndex chunk) const {
+  return local.data + local.layout.range(chunk).start * local.layout.elementSize();
+}
+
+bool GroupRuntime::flushed() const {
+  for (std::uint32_t r = 0; r < config_.size; ++r) {
+    if (Rank{r} == config_.rank || machine_.members().gone(Rank{r})) continue;
+    if (!outboxes_[r].flushed()) return false;
+  }
+  return true;
+}
+
+std::vector<BlacklistInfo> GroupRuntime::blacklist() const {
+  std::vector<BlacklistInfo> out;
+  const Time now = host_.now();
+  for (const auto& entry : machine_.members().blacklist().entries()) {
+    BlacklistInfo info;
+    info.entry = entry;
+    info.since_seconds_ago = toSeconds(now - entry.since);
+    if (entry.expires != kNever) info.expires_in_seconds = toSeconds(entry.expires - now);
+    out.push_back(info);
+  }
+  return out;
+}
+
+StatsMap GroupRuntime::stats() const {
+  const auto& c = machine_.counters();
+  const auto number = [](std::uint64_t value) { return static_cast<double>(value); };
+  StatsMap out{
+      {"rounds.complete", number(c.rounds_complete)},
+      {"rounds.degraded", number(c.rounds_degraded)},
+      {"rounds.local", number(c.rounds_local)},
+      {"rounds.failed", number(c.rounds_failed)},
+      {"rejected.stale", number(c.dropped_stale)},
+      {"rejected.duplicate", number(c.dropped_duplicate)},
+      {"rejected.schema", number(c.dropped_schema)},
+      {"rejected.blacklisted", number(c.dropped_blacklisted)},
+      {"rejected.malformed", number(c.dropped_malformed)},
+      {"rejected.corrupt", number(c.dropped_corrupt)},
+      {"rejected.unexpected", number(c.dropped_unexpected)},
+      {"late_contributions", number(c.late_contributions)},
+      {"strikes", number(c.strikes)},
+      {"bans", number(c.bans)},
+      {"fallback_bytes", number(c.fallback_bytes)},
+      {"fetches", number(c.fetches)},
+      {"redone_chunks", number(c.redone_chunks)},
+      {"nonfinite_dropped", number(nonfinite_dropped_)},
+      {"views", number(machine_.view().value)},
+      {"retained_bytes", number(machine_.keptBytes())},
+      {"rounds_held", number(machine_.roundsHeld())},
+      {"rounds_open", number(locals_.size())},
+      {"arrival_budget_seconds", toSeconds(machine_.policy().budget())},
+  };
+  return out;
+}
+
+}  // namespace papilio::engine

@@ -1,0 +1,154 @@
+// One group inside the engine: its protocol machine, the bytes the machine talks about, and what is
+// to be sent to whom. Progress thread only, except GroupShared.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/layout.hpp"
+#include "core/wire.hpp"
+#include "engine/block_pool.hpp"
+#include "engine/engine.hpp"
+#include "engine/outbox.hpp"
+#include "engine/round_buffers.hpp"
+#include "fault/machine.hpp"
+
+namespace papilio::engine {
+
+// What a group needs of the engine around it.
+class GroupHost {
+ public:
+  virtual ~GroupHost() = default;
+  virtual Time now() const = 0;
+  virtual BlockPool& pool() = 0;
+  virtual void sendControl(PeerId to, const ControlMessage& message) = 0;
+  virtual void hasWork(PeerId to) = 0;  // produce() has something for that peer
+  virtual void log(LogLevel level, const std::string& line) = 0;
+};
+
+// The part of a group that other threads read.
+struct GroupShared {
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::map<Rank, std::string> not_ready;  // ranks that are neither up nor gone, and why
+  std::deque<fault::Report> reports;      // newest last
+  bool aborted = false;
+  bool left = false;
+};
+
+// A message ready for the lane.
+struct Outgoing {
+  EncodedHeader header;
+  BlockRef payload;
+};
+
+class GroupRuntime {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  // `peers`: by rank; the own entry is unused.
+  GroupRuntime(GroupHost& host, GroupConfig config, std::vector<PeerId> peers,
+               Incarnation incarnation, std::shared_ptr<GroupShared> shared);
+
+  // The local rank.
+  void allreduce(Seq seq, const AllreduceRequest& request, Duration timeout,
+                 Clock::time_point issued, DoneFn done);
+  void strict(Seq seq, StrictRequest request, Duration timeout, Clock::time_point issued,
+              DoneFn done);
+  void cancel(Seq seq, fault::ErrorKind kind, const std::string& text);
+  void abort(const std::string& why);
+  void ban(Rank rank, std::optional<Duration> term, const std::string& why);
+  void unban(Rank rank);
+
+  // Peers.
+  void joined(Rank rank, Incarnation incarnation);
+  void gone(Rank rank, fault::Reason reason, const std::string& evidence);
+  void control(Rank from, const ControlBody& body);
+  void message(Rank from, const DataHeader& header, std::span<const std::byte> payload);
+  void paused(Duration gap);
+  void tick();
+  Time nextDeadline() const { return machine_.nextDeadline(); }
+
+  // Fills `out` with the next message for `to`. False: nothing, or no staging memory now (`starved`).
+  bool produce(Rank to, Outgoing& out, bool& starved);
+  // Nothing owed to a live rank any more.
+  bool flushed() const;
+
+  const GroupConfig& config() const { return config_; }
+  const fault::Machine& machine() const { return machine_; }
+  PeerId peerOf(Rank rank) const { return peers_[rank.value]; }
+  std::optional<Rank> rankOf(PeerId peer) const;
+  bool hasJoined(Rank rank) const { return joined_.contains(rank); }
+  StatsMap stats() const;
+  std::vector<BlacklistInfo> blacklist() const;
+
+ private:
+  // A collective of the local rank that has not ended: the only place that knows user memory.
+  struct Local {
+    std::byte* data = nullptr;  // tolerant
+    RoundShape shape;
+    SchemaHash schema;
+    Layout layout;
+    std::optional<StrictRequest> strict;
+    Clock::time_point issued;
+    DoneFn done;
+  };
+
+  void drain();
+  void perform(const fault::effect::SendContribution& e);
+  void perform(const fault::effect::DropContributions& e);
+  void perform(const fault::effect::SendResult& e);
+  void perform(const fault::effect::SendHeld& e);
+  void perform(const fault::effect::Reduce& e);
+  void perform(const fault::effect::ApplyOwn& e);
+  void perform(const fault::effect::FillLocal& e);
+  void perform(const fault::effect::SendControl& e);
+  void perform(fault::effect::Finish& e);
+  void perform(const fault::effect::Forget& e);
+  void perform(const fault::effect::SendBlocks& e);
+  void perform(const fault::effect::RunPhase& e);
+  void perform(const fault::effect::Notify& e);
+
+  ContributorSet reduceInto(const fault::effect::Reduce& e, const RoundShape& shape,
+                            std::uint64_t numel, std::byte* out);
+  double factorFor(const RoundShape& shape, double weight_sum) const;
+  void release(Seq seq, ChunkIndex chunk, Rank owner);
+
+  bool produceResult(Rank to, Outgoing& out, bool& starved);
+  bool produceBlock(Rank to, Outgoing& out, bool& starved);
+  bool produceContribution(Rank to, Outgoing& out, bool& starved);
+  void seal(DataHeader header, Outgoing& out) const;
+  // Stages `bytes` and its checksum; false without memory.
+  bool stage(std::span<const std::byte> bytes, Outgoing& out, DataHeader& header);
+
+  bool keep(Rank from, const DataHeader& header, std::span<const std::byte> payload);
+  bool apply(const DataHeader& header, std::span<const std::byte> payload);
+  bool place(Rank from, const DataHeader& header, std::span<const std::byte> payload);
+  std::byte* chunkData(const Local& local, ChunkIndex chunk) const;
+  void settleReady();
+  std::string prefix(Seq seq) const;
+
+  GroupHost& host_;
+  GroupConfig config_;
+  std::vector<PeerId> peers_;
+  Incarnation incarnation_;
+  std::shared_ptr<GroupShared> shared_;
+  fault::Machine machine_;
+  RoundBuffers buffers_;
+  std::vector<Outbox> outboxes_;  // by rank
+  std::map<Seq, Local> locals_;
+  ContributorSet joined_;
+  std::uint32_t block_bytes_;
+  std::uint64_t nonfinite_dropped_ = 0;
+  bool draining_ = false;
+};
+
+}  // namespace papilio::engine

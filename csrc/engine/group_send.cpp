@@ -1,0 +1,139 @@
+// From names to messages: the producing half of a group.
+#include <cstring>
+
+#include "core/crc32c.hpp"
+#include "engine/group_runtime.hpp"
+
+namespace papilio::engine {
+
+bool GroupRuntime::produce(Rank to, Outgoing& out, bool& starved) {
+  if (!joined_.contains(to) || machine_.members().at(to).link == fault::Member::Link::gone) {
+    return false;
+  }
+  return produceResult(to, out, starved) || (!starved && produceBlock(to, out, starved)) ||
+         (!starved && produceContribution(to, out, starved));
+}
+
+void GroupRuntime::seal(DataHeader header, Outgoing& out) const {
+  header.group = config_.id;
+  header.incarnation = incarnation_;
+  header.view = machine_.view();
+  header.src = config_.rank;
+  header.payload_bytes = out.payload.size();
+  encode(header, out.header);
+}
+
+bool GroupRuntime::stage(std::span<const std::byte> bytes, Outgoing& out, DataHeader& header) {
+  out.payload = host_.pool().tryAllocate(static_cast<std::uint32_t>(bytes.size()));
+  if (!out.payload) return false;
+  if (config_.options.payload_crc) {
+    header.payload_crc = copyWithCrc32c(out.payload.data(), bytes);
+  } else {
+    std::memcpy(out.payload.data(), bytes.data(), bytes.size());
+  }
+  return true;
+}
+
+bool GroupRuntime::produceResult(Rank to, Outgoing& out, bool& starved) {
+  auto& queue = outboxes_[to.value].results();
+  while (!queue.empty()) {
+    const Outbox::Result item = queue.front();
+    DataHeader header;
+    if (item.held) {
+      header = machine_.heldHeader(item.seq, item.chunk);
+      const auto local = locals_.find(item.seq);
+      if (local == locals_.end() || header.contributors.empty()) {
+        queue.pop_front();  // the round ended meanwhile
+        continue;
+      }
+      const std::span<const std::byte> bytes(chunkData(local->second, item.chunk),
+                                             local->second.layout.bytes(item.chunk));
+      if (!stage(bytes, out, header)) {
+        starved = true;
+        return false;
+      }
+    } else {
+      const auto* kept = buffers_.result({item.seq, item.schema, item.chunk});
+      header = machine_.resultHeader(item.seq, item.schema, item.chunk);
+      if (kept == nullptr || header.contributors.empty()) {
+        queue.pop_front();
+        continue;
+      }
+      header.flags = item.flags;
+      header.payload_crc = kept->crc;
+      out.payload = kept->block;
+    }
+    queue.pop_front();
+    seal(header, out);
+    return true;
+  }
+  return false;
+}
+
+bool GroupRuntime::produceBlock(Rank to, Outgoing& out, bool& starved) {
+  auto& queue = outboxes_[to.value].blocks();
+  while (!queue.empty()) {
+    Outbox::Blocks& item = queue.front();
+    const auto local = locals_.find(item.seq);
+    if (local == locals_.end() || !local->second.strict) {
+      queue.pop_front();
+      continue;
+    }
+    const auto& piece = local->second.strict->phases[item.phase].pieces[to.value];
+    const std::uint64_t offset = std::uint64_t{item.next} * block_bytes_;
+    const std::uint64_t size = std::min<std::uint64_t>(block_bytes_, piece.send_bytes - offset);
+    DataHeader header;
+    header.type = MessageType::block;
+    header.seq = item.seq;
+    header.schema = schemaOf(local->second.shape, config_.id, machine_.view());
+    header.chunk = ChunkIndex{item.next};
+    header.attempt = item.phase;
+    if (!stage({piece.send + offset, size}, out, header)) {
+      starved = true;
+      return false;
+    }
+    seal(header, out);
+    ++item.next;
+    if (offset + size >= piece.send_bytes) {
+      const Outbox::Blocks sent = item;
+      queue.pop_front();
+      machine_.blocksPosted(host_.now(), to, sent.seq, sent.phase);
+      drain();
+    }
+    return true;
+  }
+  return false;
+}
+
+bool GroupRuntime::produceContribution(Rank to, Outgoing& out, bool& starved) {
+  Outbox& outbox = outboxes_[to.value];
+  while (const auto* next = outbox.nextContribution()) {
+    const Outbox::Contribution item = *next;
+    const auto it = locals_.find(item.seq);
+    if (it == locals_.end() || !machine_.wantsSend(to, item.seq, item.chunk)) {
+      outbox.drop(item);
+      continue;
+    }
+    const Local& local = it->second;
+    DataHeader header;
+    header.type = MessageType::contribution;
+    header.seq = item.seq;
+    header.schema = local.schema;
+    header.chunk = item.chunk;
+    header.attempt = item.attempt;
+    header.weight = config_.options.weight;
+    header.shape = local.shape;
+    const std::span<const std::byte> bytes(chunkData(local, item.chunk),
+                                           local.layout.bytes(item.chunk));
+    if (!stage(bytes, out, header)) {
+      starved = true;
+      return false;
+    }
+    outbox.take(item);
+    seal(header, out);
+    return true;
+  }
+  return false;
+}
+
+}  // namespace papilio::engine

@@ -1,0 +1,121 @@
+#include "engine/kernels.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "engine/half.hpp"
+
+// Several instruction sets in one binary, chosen when it is loaded. Contraction is off for the whole
+// project (cmake/Toolchain.cmake), so every clone computes the same bits.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__SANITIZE_THREAD__) && \
+    !defined(__SANITIZE_ADDRESS__)
+#define PAPILIO_CLONES __attribute__((target_clones("default", "avx2", "arch=skylake-avx512")))
+#else
+#define PAPILIO_CLONES
+#endif
+
+namespace papilio::engine {
+namespace {
+
+// Elements per tile: the accumulator stays in the first-level cache while all inputs pass by.
+constexpr std::uint64_t kTile = 2048;
+
+#define PAPILIO_ACCUMULATE(Name, Acc, T, Load)                                                 \
+  PAPILIO_CLONES void Name(Acc* acc, const T* in, std::uint64_t n, Acc weight, bool first) {   \
+    if (first && weight == Acc{1}) {                                                           \
+      for (std::uint64_t i = 0; i < n; ++i) acc[i] = Load;                                     \
+    } else if (first) {                                                                        \
+      for (std::uint64_t i = 0; i < n; ++i) acc[i] = (Load)*weight;                            \
+    } else if (weight == Acc{1}) {                                                             \
+      for (std::uint64_t i = 0; i < n; ++i) acc[i] += Load;                                    \
+    } else {                                                                                   \
+      for (std::uint64_t i = 0; i < n; ++i) acc[i] += (Load)*weight;                           \
+    }                                                                                          \
+  }
+
+PAPILIO_ACCUMULATE(accumulate, float, float, in[i])
+PAPILIO_ACCUMULATE(accumulate, float, BFloat16, toFloat(in[i]))
+PAPILIO_ACCUMULATE(accumulate, float, Float16, toFloat(in[i]))
+PAPILIO_ACCUMULATE(accumulate, double, double, in[i])
+
+PAPILIO_CLONES void store(const float* acc, float* out, std::uint64_t n, double factor) {
+  for (std::uint64_t i = 0; i < n; ++i) {
+    out[i] = static_cast<float>(static_cast<double>(acc[i]) * factor);
+  }
+}
+PAPILIO_CLONES void store(const float* acc, BFloat16* out, std::uint64_t n, double factor) {
+  for (std::uint64_t i = 0; i < n; ++i) {
+    fromFloat(static_cast<float>(static_cast<double>(acc[i]) * factor), out[i]);
+  }
+}
+PAPILIO_CLONES void store(const float* acc, Float16* out, std::uint64_t n, double factor) {
+  for (std::uint64_t i = 0; i < n; ++i) {
+    fromFloat(static_cast<float>(static_cast<double>(acc[i]) * factor), out[i]);
+  }
+}
+PAPILIO_CLONES void store(const double* acc, double* out, std::uint64_t n, double factor) {
+  for (std::uint64_t i = 0; i < n; ++i) out[i] = acc[i] * factor;
+}
+
+template <class T, class Acc>
+void weighted(std::span<const ReduceInput> inputs, std::uint64_t numel, double factor,
+              std::byte* out) {
+  alignas(64) std::array<Acc, kTile> acc;
+  for (std::uint64_t at = 0; at < numel; at += kTile) {
+    const std::uint64_t n = std::min(kTile, numel - at);
+    bool first = true;
+    for (const auto& input : inputs) {
+      accumulate(acc.data(), reinterpret_cast<const T*>(input.data) + at, n,
+                 static_cast<Acc>(input.weight), first);
+      first = false;
+    }
+    auto* to = reinterpret_cast<T*>(out) + at;
+    if constexpr (std::is_same_v<T, Acc>) {
+      if (factor == 1.0) {
+        std::memcpy(to, acc.data(), n * sizeof(T));
+        continue;
+      }
+    }
+    store(acc.data(), to, n, factor);
+  }
+}
+
+template <class T>
+bool anyExponentFull(const std::byte* data, std::uint64_t numel, T mask) {
+  const T* values = reinterpret_cast<const T*>(data);
+  T found = 0;
+  for (std::uint64_t i = 0; i < numel; ++i) found |= static_cast<T>((values[i] & mask) == mask);
+  return found != 0;
+}
+
+}  // namespace
+
+void reduceWeighted(DType dtype, std::span<const ReduceInput> inputs, std::uint64_t numel,
+                    double factor, std::byte* out) {
+  switch (dtype) {
+    case DType::float32: return weighted<float, float>(inputs, numel, factor, out);
+    case DType::bfloat16: return weighted<BFloat16, float>(inputs, numel, factor, out);
+    case DType::float16: return weighted<Float16, float>(inputs, numel, factor, out);
+    case DType::float64: return weighted<double, double>(inputs, numel, factor, out);
+    default: return;  // the machine admits only floating types here
+  }
+}
+
+void scale(DType dtype, std::byte* data, std::uint64_t numel, double factor) {
+  if (factor == 1.0) return;
+  const ReduceInput self{data, 1.0F};
+  reduceWeighted(dtype, {&self, 1}, numel, factor, data);
+}
+
+bool hasNonFinite(DType dtype, const std::byte* data, std::uint64_t numel) {
+  switch (dtype) {
+    case DType::float32: return anyExponentFull<std::uint32_t>(data, numel, 0x7f800000u);
+    case DType::bfloat16: return anyExponentFull<std::uint16_t>(data, numel, 0x7f80u);
+    case DType::float16: return anyExponentFull<std::uint16_t>(data, numel, 0x7c00u);
+    case DType::float64: return anyExponentFull<std::uint64_t>(data, numel, 0x7ff0000000000000u);
+    default: return false;
+  }
+}
+
+}  // namespace papilio::engine

@@ -1,0 +1,60 @@
+#include "engine/outbox.hpp"
+
+#include <algorithm>
+
+namespace papilio::engine {
+
+const Outbox::Contribution* Outbox::nextContribution() {
+  for (auto& [owner, shard] : shards_) {
+    if (shard.queue.empty()) continue;
+    const auto& item = shard.queue.front();
+    // A repeat after damage still holds its credit.
+    const bool again = shard.in_flight.count({item.seq, item.chunk}) != 0;
+    if (again || shard.in_flight.size() < credits_) return &item;
+  }
+  return nullptr;
+}
+
+void Outbox::take(const Contribution& item) {
+  Shard& shard = shards_[item.owner];
+  shard.in_flight.insert({item.seq, item.chunk});
+  shard.queue.pop_front();
+}
+
+void Outbox::drop(const Contribution& item) { shards_[item.owner].queue.pop_front(); }
+
+void Outbox::settled(Seq seq, ChunkIndex chunk, Rank owner) {
+  const auto it = shards_.find(owner);
+  if (it != shards_.end()) it->second.in_flight.erase({seq, chunk});
+}
+
+void Outbox::dropContributions(Seq seq) {
+  for (auto& [owner, shard] : shards_) {
+    std::erase_if(shard.queue, [&](const Contribution& item) { return item.seq == seq; });
+    std::erase_if(shard.in_flight, [&](const auto& entry) { return entry.first == seq; });
+  }
+}
+
+void Outbox::dropBlocks(Seq seq) {
+  std::erase_if(blocks_, [&](const Blocks& item) { return item.seq == seq; });
+}
+
+void Outbox::forgetResults(Seq seq, SchemaHash schema) {
+  std::erase_if(results_, [&](const Result& item) {
+    return !item.held && item.seq == seq && item.schema == schema;
+  });
+}
+
+void Outbox::clear() {
+  results_.clear();
+  blocks_.clear();
+  shards_.clear();
+}
+
+bool Outbox::empty() const {
+  return results_.empty() && blocks_.empty() &&
+         std::all_of(shards_.begin(), shards_.end(),
+                     [](const auto& entry) { return entry.second.queue.empty(); });
+}
+
+}  // namespace papilio::engine

@@ -1,0 +1,48 @@
+// The bytes behind the machines' names: contributions and results by (seq, schema, chunk).
+#pragma once
+
+#include <compare>
+#include <cstdint>
+#include <map>
+#include <vector>
+
+#include "core/contributor_set.hpp"
+#include "core/ids.hpp"
+#include "engine/block_pool.hpp"
+
+namespace papilio::engine {
+
+struct ChunkKey {
+  Seq seq;
+  SchemaHash schema;
+  ChunkIndex chunk;
+  auto operator<=>(const ChunkKey&) const = default;
+};
+
+struct KeptContribution {
+  Rank rank;
+  float weight = 1.0F;
+  BlockRef block;
+};
+
+struct KeptResult {
+  BlockRef block;
+  std::uint32_t crc = 0;
+};
+
+class RoundBuffers {
+ public:
+  void keep(const ChunkKey& key, KeptContribution contribution);
+  // Removes and returns the chunk's contributions, sorted by rank.
+  std::vector<KeptContribution> takeContributions(const ChunkKey& key);
+  void keepResult(const ChunkKey& key, KeptResult result) { results_[key] = std::move(result); }
+  const KeptResult* result(const ChunkKey& key) const;
+  void forget(Seq seq, SchemaHash schema);
+  void clear();
+
+ private:
+  std::map<ChunkKey, std::vector<KeptContribution>> contributions_;
+  std::map<ChunkKey, KeptResult> results_;
+};
+
+}  // namespace papilio::engine
