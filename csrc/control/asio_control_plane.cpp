@@ -1,0 +1,340 @@
+#include "control/asio_control_plane.hpp"
+
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cstdio>
+#include <cstring>
+
+#include "core/control_message.hpp"
+
+namespace papilio::control {
+
+namespace {
+
+constexpr const char* kRecordWord = "papilio1";
+constexpr std::size_t kMaxDataFrame = kMaxControlBytes;
+
+struct Record {
+  asio::ip::tcp::endpoint endpoint;
+  ProcessId process;
+};
+
+// "papilio1 10.0.0.3:41532 0123456789abcdef"
+Record parseRecord(const std::string& text) {
+  const auto fail = [&]() -> Record {
+    throw std::invalid_argument("'" + text + "' is no address record of papilio");
+  };
+  const auto first = text.find(' ');
+  const auto second = text.rfind(' ');
+  if (first == std::string::npos || second == first || text.substr(0, first) != kRecordWord) {
+    return fail();
+  }
+  const std::string place = text.substr(first + 1, second - first - 1);
+  const auto colon = place.rfind(':');
+  if (colon == std::string::npos) return fail();
+  std::error_code error;
+  Record out;
+  const auto address = asio::ip::make_address(place.substr(0, colon), error);
+  std::uint16_t port = 0;
+  const char* port_end = place.data() + place.size();
+  const auto parsed = std::from_chars(place.data() + colon + 1, port_end, port);
+  const char* id_end = text.data() + text.size();
+  const auto id = std::from_chars(text.data() + second + 1, id_end, out.process.value, 16);
+  if (error || parsed.ptr != port_end || id.ptr != id_end || id.ec != std::errc{}) return fail();
+  out.endpoint = {address, port};
+  return out;
+}
+
+void setKeepalive(int fd, bool same_host) {
+  const auto set = [&](int option, int value) {
+    setsockopt(fd, IPPROTO_TCP, option, &value, sizeof value);
+  };
+  set(TCP_KEEPIDLE, 5);
+  set(TCP_KEEPINTVL, 1);
+  set(TCP_KEEPCNT, 5);
+  // Another host that vanished leaves our pings unacknowledged. A stopped process does not: its
+  // kernel goes on acknowledging.
+  if (!same_host) set(TCP_USER_TIMEOUT, 15'000);
+}
+
+}  // namespace
+
+AsioControlPlane::AsioControlPlane(Config config, engine::ControlObserver& observer)
+    : config_(std::move(config)),
+      observer_(observer),
+      work_(asio::make_work_guard(io_)),
+      acceptor_(io_),
+      accept_retry_(io_) {
+  std::error_code error;
+  const auto address = asio::ip::make_address(config_.listen_address, error);
+  const asio::ip::tcp::endpoint endpoint(address, 0);
+  if (!error) acceptor_.open(endpoint.protocol(), error);
+  if (!error) acceptor_.bind(endpoint, error);
+  if (!error) acceptor_.listen(asio::socket_base::max_listen_connections, error);
+  if (error) {
+    throw std::runtime_error("papilio can not listen on '" + config_.listen_address +
+                             "': " + error.message() +
+                             "; set PAPILIO_INTERFACE to an interface of this host");
+  }
+  const auto local = acceptor_.local_endpoint();
+  config_.self.address = local.address().to_string() + ":" + std::to_string(local.port());
+  accept();
+}
+
+AsioControlPlane::~AsioControlPlane() { closing_ = true; }
+
+std::string AsioControlPlane::localRecord() const {
+  std::array<char, 20> id{};
+  std::snprintf(id.data(), id.size(), "%016llx",
+                static_cast<unsigned long long>(config_.self.process.value));
+  return std::string(kRecordWord) + " " + config_.self.address + " " + id.data();
+}
+
+void AsioControlPlane::accept() {
+  acceptor_.async_accept([this](std::error_code error, asio::ip::tcp::socket socket) {
+    if (closing_) return;
+    if (error) {  // out of descriptors: try again later instead of spinning
+      note("can not accept a connection: " + error.message());
+      accept_retry_.expires_after(std::chrono::milliseconds(100));
+      accept_retry_.async_wait([this](std::error_code waited) {
+        if (!waited) accept();
+      });
+      return;
+    }
+    if (unauthenticated() < kMaxPending) {
+      begin(std::make_shared<Connection>(std::move(socket)), Role::listener, std::nullopt);
+    } else {
+      ++counters_.rejected_garbage;
+    }
+    accept();
+  });
+}
+
+AsioControlPlane::Peer* AsioControlPlane::byProcess(ProcessId process) {
+  for (auto& [id, peer] : peers_) {
+    if (peer.process == process) return &peer;
+  }
+  return nullptr;
+}
+
+void AsioControlPlane::connect(PeerId id, const std::string& record, Duration limit) {
+  const Record parsed = parseRecord(record);
+  Peer& peer = peers_.try_emplace(id, id, io_).first->second;
+  peer.process = parsed.process;
+  peer.endpoint = parsed.endpoint;
+  peer.limit.expires_after(limit);
+  peer.limit.async_wait([this, &peer](std::error_code error) {
+    if (error || peer.state != Peer::State::connecting) return;
+    down(peer, DownCause::unreachable,
+         peer.endpoint.address().to_string() + ":" + std::to_string(peer.endpoint.port()) + ": " +
+             peer.last_error);
+  });
+  for (auto it = pending_.begin(); it != pending_.end(); ++it) {
+    if (!it->authenticated || it->hello.process != peer.process) continue;
+    // Not inside this call: the observer does not expect its peer before connect() has returned.
+    asio::post(io_, [this, &peer] {
+      for (auto parked = pending_.begin(); parked != pending_.end(); ++parked) {
+        if (!parked->authenticated || parked->hello.process != peer.process) continue;
+        auto connection = std::move(parked->connection);
+        auto hello = std::move(parked->hello);
+        pending_.erase(parked);
+        adopt(peer, std::move(connection), std::move(hello));
+        return;
+      }
+    });
+    return;
+  }
+  if (config_.self.process < peer.process) dial(peer);
+}
+
+void AsioControlPlane::dial(Peer& peer) {
+  auto socket = std::make_shared<asio::ip::tcp::socket>(io_);
+  socket->async_connect(peer.endpoint, [this, &peer, socket](std::error_code error) {
+    if (closing_ || peer.state != Peer::State::connecting) return;
+    if (error) {
+      redial(peer, error.message());
+    } else {
+      begin(std::make_shared<Connection>(std::move(*socket)), Role::dialer, peer.id);
+    }
+  });
+}
+
+void AsioControlPlane::redial(Peer& peer, const std::string& why) {
+  if (peer.state != Peer::State::connecting) return;
+  peer.last_error = why;
+  peer.backoff = std::clamp(peer.backoff * 2, kFirstBackoff, kMaxBackoff);
+  peer.retry.expires_after(peer.backoff);
+  peer.retry.async_wait([this, &peer](std::error_code error) {
+    if (!error && peer.state == Peer::State::connecting) dial(peer);
+  });
+}
+
+void AsioControlPlane::adopt(Peer& peer, ConnectionPtr connection, PeerHello hello) {
+  peer.state = Peer::State::up;
+  peer.hello = std::move(hello);
+  peer.connection = std::move(connection);
+  peer.limit.cancel();
+  peer.retry.cancel();
+  peer.connection->limitFrames(kMaxDataFrame);
+  const bool same_host = peer.hello.host_id == config_.self.host_id;
+  setKeepalive(peer.connection->socket().native_handle(), same_host);
+  peer.connection->handOver(
+      [this, &peer](Kind kind, std::span<const std::byte> body) { onPeerFrame(peer, kind, body); },
+      [this, &peer](std::error_code error, bool broken_rules) {
+        onPeerEnd(peer, error, broken_rules);
+      });
+  if (same_host && peer.hello.pid != 0) watchProcess(peer);
+  observer_.onPeerUp(peer.id, peer.hello);
+}
+
+void AsioControlPlane::onPeerFrame(Peer& peer, Kind kind, std::span<const std::byte> body) {
+  switch (kind) {
+    case Kind::data: observer_.onFrame(peer.id, body); return;
+    case Kind::ping: peer.connection->send(Kind::pong, body); return;
+    case Kind::pong: {
+      std::int64_t sent = 0;
+      if (!peer.ping_outstanding || body.size() != sizeof sent) return;
+      peer.ping_outstanding = false;
+      std::memcpy(&sent, body.data(), sizeof sent);
+      const auto now = std::chrono::steady_clock::now().time_since_epoch();
+      observer_.onPong(peer.id, now - Duration(sent));
+      return;
+    }
+    case Kind::bye: down(peer, DownCause::bye, ""); return;
+    default:
+      ++counters_.rejected_garbage;
+      down(peer, DownCause::connection_reset, "it sent a handshake frame a second time");
+  }
+}
+
+void AsioControlPlane::onPeerEnd(Peer& peer, std::error_code error, bool broken_rules) {
+  if (broken_rules) {
+    ++counters_.rejected_garbage;
+    down(peer, DownCause::connection_reset, "it sent no valid frame");
+    return;
+  }
+  const bool closed = error == asio::error::eof;
+  const auto cause = closed ? DownCause::connection_closed : DownCause::connection_reset;
+  const std::string detail = closed ? "" : error.message();
+  if (!peer.pidfd) {
+    down(peer, cause, detail);
+    return;
+  }
+  // The process's end follows within moments if that is the reason, and says more.
+  peer.retry.expires_after(kPidfdGrace);
+  peer.retry.async_wait([this, &peer, cause, detail](std::error_code waited) {
+    if (!waited) down(peer, cause, detail);
+  });
+}
+
+void AsioControlPlane::watchProcess(Peer& peer) {
+  const int fd =
+      static_cast<int>(syscall(SYS_pidfd_open, static_cast<pid_t>(peer.hello.pid), 0));
+  if (fd < 0) return;  // gone already, or an old kernel: the connection itself will tell
+  peer.pidfd.emplace(io_, fd);
+  peer.pidfd->async_wait(asio::posix::stream_descriptor::wait_read,
+                         [this, &peer](std::error_code error) {
+                           if (error || peer.state != Peer::State::up) return;
+                           // What it said last counts before its end.
+                           if (peer.connection) peer.connection->drain();
+                           down(peer, DownCause::process_exit, "exit seen by pidfd");
+                         });
+}
+
+void AsioControlPlane::down(Peer& peer, DownCause cause, const std::string& detail) {
+  if (peer.state == Peer::State::down) return;
+  peer.state = Peer::State::down;
+  peer.limit.cancel();
+  peer.retry.cancel();
+  if (peer.connection) peer.connection->close();
+  if (peer.pidfd) {
+    std::error_code ignored;
+    peer.pidfd->close(ignored);
+  }
+  if (!closing_) observer_.onPeerDown(peer.id, cause, detail);
+}
+
+bool AsioControlPlane::send(PeerId id, std::span<const std::byte> frame) {
+  const auto it = peers_.find(id);
+  const bool up = it != peers_.end() && it->second.state == Peer::State::up;
+  if (up && frame.size() <= kMaxDataFrame && it->second.connection->send(Kind::data, frame)) {
+    return true;
+  }
+  ++counters_.frames_dropped;
+  return false;
+}
+
+void AsioControlPlane::ping(PeerId id) {
+  const auto it = peers_.find(id);
+  if (it == peers_.end() || it->second.state != Peer::State::up) return;
+  Peer& peer = it->second;
+  if (peer.ping_outstanding) return;
+  const std::int64_t now =
+      std::chrono::duration_cast<Duration>(std::chrono::steady_clock::now().time_since_epoch())
+          .count();
+  peer.ping_outstanding = peer.connection->send(Kind::ping, std::as_bytes(std::span(&now, 1)));
+}
+
+void AsioControlPlane::shutdown(std::uint32_t limit_ms) {
+  closing_ = true;
+  std::error_code ignored;
+  acceptor_.close(ignored);
+  for (auto& pending : pending_) pending.connection->close();
+  for (auto& [id, peer] : peers_) {
+    if (peer.state == Peer::State::up) peer.connection->send(Kind::bye, {});
+  }
+  const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(limit_ms);
+  const auto flushed = [&] {
+    for (const auto& [id, peer] : peers_) {
+      if (peer.state == Peer::State::up && peer.connection->open() && !peer.connection->flushed()) {
+        return false;
+      }
+    }
+    return true;
+  };
+  while (!flushed() && std::chrono::steady_clock::now() < end) {
+    io_.restart();
+    io_.run_one_for(std::chrono::milliseconds(5));
+  }
+  for (auto& [id, peer] : peers_) down(peer, DownCause::bye, "");
+  if (watched_) watched_->release();  // the descriptor belongs to the transport
+  watched_.reset();
+  accept_retry_.cancel();
+  work_.reset();
+  io_.restart();
+  io_.poll();  // runs the cancelled handlers
+}
+
+void AsioControlPlane::watch(int fd) { watched_.emplace(io_, fd); }
+
+void AsioControlPlane::wait(Duration max) {
+  if (io_.stopped()) io_.restart();
+  if (max <= Duration::zero()) {
+    io_.poll();
+    return;
+  }
+  if (watched_ && !watching_) {
+    watching_ = true;
+    watched_->async_wait(asio::posix::stream_descriptor::wait_read,
+                         [this](std::error_code) { watching_ = false; });
+  }
+  io_.run_one_for(max);
+  io_.poll();
+}
+
+void AsioControlPlane::wake() {
+  asio::post(io_, [] {});
+}
+
+std::unique_ptr<engine::ControlPlane> makeControlPlane(Config config,
+                                                       engine::ControlObserver& observer) {
+  return std::make_unique<AsioControlPlane>(std::move(config), observer);
+}
+
+}  // namespace papilio::control

@@ -1,0 +1,113 @@
+// The control plane: listens, dials, authenticates, keeps one connection per peer process, watches
+// same-host processes by pidfd.
+#pragma once
+
+#include <asio.hpp>
+
+#include <list>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "control/connection.hpp"
+#include "control/control_plane.hpp"
+#include "control/handshake.hpp"
+
+namespace papilio::control {
+
+using engine::DownCause;
+using engine::PeerHello;
+using engine::PeerId;
+
+class AsioControlPlane final : public engine::ControlPlane {
+ public:
+  AsioControlPlane(Config config, engine::ControlObserver& observer);
+  ~AsioControlPlane() override;
+
+  std::string localRecord() const override;
+  void connect(PeerId peer, const std::string& record, Duration limit) override;
+  bool send(PeerId peer, std::span<const std::byte> frame) override;
+  void ping(PeerId peer) override;
+  void shutdown(std::uint32_t limit_ms) override;
+  void watch(int fd) override;
+  void wait(Duration max) override;
+  void wake() override;
+  engine::ControlCounters counters() const override { return counters_; }
+
+ private:
+  using ConnectionPtr = std::shared_ptr<Connection>;
+  using Timer = asio::steady_timer;
+
+  // A connection before it belongs to a peer.
+  struct Pending {
+    ConnectionPtr connection;
+    Timer timer;
+    Role role;                     // of this side
+    std::optional<PeerId> dialed;  // the peer this side called
+    Nonce nonce{};
+    Session session{};
+    bool greeted = false;
+    bool authenticated = false;    // parked: waits for connect()
+    PeerHello hello;
+  };
+  using PendingList = std::list<Pending>;
+
+  struct Peer {
+    enum class State : std::uint8_t { connecting, up, down };
+    PeerId id;
+    ProcessId process;
+    asio::ip::tcp::endpoint endpoint;
+    State state = State::connecting;
+    ConnectionPtr connection;
+    PeerHello hello;
+    Timer limit;
+    Timer retry;  // back-off of the dialer; later the grace for a pidfd after an end of file
+    Duration backoff{};
+    std::string last_error = "no answer yet";
+    std::optional<asio::posix::stream_descriptor> pidfd;
+    bool ping_outstanding = false;
+    Peer(PeerId peer_id, asio::io_context& io) : id(peer_id), limit(io), retry(io) {}
+  };
+
+  // asio_control_plane.cpp
+  void accept();
+  void dial(Peer& peer);
+  void redial(Peer& peer, const std::string& why);
+  void adopt(Peer& peer, ConnectionPtr connection, PeerHello hello);
+  void onPeerFrame(Peer& peer, Kind kind, std::span<const std::byte> body);
+  void onPeerEnd(Peer& peer, std::error_code error, bool broken_rules);
+  void watchProcess(Peer& peer);
+  void down(Peer& peer, DownCause cause, const std::string& detail);
+  Peer* byProcess(ProcessId process);
+  // pending.cpp
+  void begin(ConnectionPtr connection, Role role, std::optional<PeerId> dialed);
+  void onPendingFrame(PendingList::iterator pending, Kind kind, std::span<const std::byte> body);
+  void gotGreeting(PendingList::iterator pending, std::span<const std::byte> body);
+  void gotHello(PendingList::iterator pending, std::span<const std::byte> body);
+  void reject(PendingList::iterator pending, std::uint64_t& counter, const std::string& why);
+  std::size_t unauthenticated() const;
+  void note(const std::string& line) const {
+    if (config_.log) config_.log(line);
+  }
+
+  static constexpr std::size_t kMaxPending = 64;
+  static constexpr Duration kFirstBackoff = 50ms;
+  static constexpr Duration kMaxBackoff = 500ms;
+  static constexpr Duration kPidfdGrace = 20ms;
+
+  Config config_;
+  engine::ControlObserver& observer_;
+  engine::ControlCounters counters_;
+  asio::io_context io_;
+  asio::executor_work_guard<asio::io_context::executor_type> work_;
+  asio::ip::tcp::acceptor acceptor_;
+  Timer accept_retry_;
+  std::optional<asio::posix::stream_descriptor> watched_;
+  bool watching_ = false;
+  PendingList pending_;
+  std::map<PeerId, Peer> peers_;
+  bool closing_ = false;
+};
+
+}  // namespace papilio::control

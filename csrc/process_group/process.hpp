@@ -1,0 +1,46 @@
+// What all groups of this process share: the engine and the callback thread. Lives as long as a
+// backend holds it, so that nothing stays behind after the last group is gone.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "engine/engine.hpp"
+#include "process_group/callback_thread.hpp"
+
+namespace papilio::pg {
+
+struct ProcessSettings {
+  std::string interface;     // name or address; empty: the one that routes to MASTER_ADDR
+  std::string secret;        // job secret for the control handshake
+  std::string log_level = "warn";  // debug, info, warn, error, off
+};
+
+class Process {
+ public:
+  explicit Process(const ProcessSettings& settings);  // throws std::runtime_error
+  ~Process();
+  Process(const Process&) = delete;
+  Process& operator=(const Process&) = delete;
+
+  // The process's instance; started with what `settings` returns if there is none.
+  static std::shared_ptr<Process> acquire(const std::function<ProcessSettings()>& settings);
+  static std::shared_ptr<Process> current();  // nullptr when no group exists
+
+  engine::Engine& engine() { return *engine_; }
+  CallbackThread& callbacks() { return *callbacks_; }
+  std::shared_ptr<CallbackThread> sharedCallbacks() { return callbacks_; }
+  // Number of groups created so far: makes the identity of a re-created group new.
+  std::uint64_t nextGroupNumber() { return ++groups_; }
+
+ private:
+  std::shared_ptr<CallbackThread> callbacks_;
+  std::shared_ptr<engine::Engine> engine_;
+  std::uint64_t groups_ = 0;
+};
+
+// "papilio 0.1.0 torch 2.14.1 ucx 1.22.0"
+std::string versions();
+
+}  // namespace papilio::pg

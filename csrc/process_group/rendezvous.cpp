@@ -1,0 +1,125 @@
+#include "process_group/rendezvous.hpp"
+
+#include <c10/util/Exception.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <random>
+#include <sstream>
+
+#include "core/hash.hpp"
+
+namespace papilio::pg {
+
+namespace {
+
+std::string keyOf(int rank) { return "papilio/rank/" + std::to_string(rank); }
+
+struct Published {
+  std::string version;
+  int size = 0;
+  std::uint64_t number = 0;
+  std::string record;
+};
+
+std::string encodePublished(const Published& value) {
+  return value.version + "\n" + std::to_string(value.size) + "\n" + std::to_string(value.number) +
+         "\n" + value.record;
+}
+
+Published parsePublished(const std::string& text, int rank) {
+  std::istringstream in(text);
+  Published out;
+  std::string size, number;
+  std::getline(in, out.version);
+  std::getline(in, size);
+  std::getline(in, number);
+  std::getline(in, out.record);
+  char* end = nullptr;
+  out.size = static_cast<int>(std::strtol(size.c_str(), &end, 10));
+  TORCH_CHECK_WITH(DistBackendError, !out.record.empty() && *end == '\0',
+                   "papilio: the store entry of rank ", rank,
+                   " is damaged; is another program using the same store?");
+  return out;
+}
+
+void waitForAll(c10d::Store& store, int size, std::chrono::milliseconds limit) {
+  std::vector<std::string> keys;
+  for (int r = 0; r < size; ++r) keys.push_back(keyOf(r));
+  try {
+    store.wait(keys, limit);
+  } catch (const std::exception& error) {
+    std::string missing;
+    for (int r = 0; r < size; ++r) {
+      bool there = false;
+      try {
+        there = store.check({keyOf(r)});
+      } catch (const std::exception&) {
+        C10_THROW_ERROR(DistBackendError,
+                        std::string("papilio: the store that the group meets at does not answer: ") +
+                            error.what());
+      }
+      if (!there) missing += (missing.empty() ? "" : ", ") + std::to_string(r);
+    }
+    C10_THROW_ERROR(DistBackendError,
+                    "papilio: rank " + missing + " did not show up at the store within " +
+                        std::to_string(limit.count() / 1000) +
+                        " s; was it started, with the same world size and MASTER_ADDR/PORT?");
+  }
+}
+
+std::string randomHex() {
+  std::random_device device;
+  std::string out;
+  for (int i = 0; i < 8; ++i) {
+    std::array<char, 9> text{};
+    std::snprintf(text.data(), text.size(), "%08x", device());
+    out += text.data();
+  }
+  return out;
+}
+
+}  // namespace
+
+Meeting meet(c10d::Store& store, int rank, int size, const std::string& record,
+             std::uint64_t group_number, std::chrono::milliseconds limit) {
+  const Published mine{"papilio " PAPILIO_VERSION, size, group_number, record};
+  store.set(keyOf(rank), encodePublished(mine));
+  waitForAll(store, size, limit);
+  Meeting out;
+  std::string identity;
+  for (int r = 0; r < size; ++r) {
+    const auto text = store.get_to_str(keyOf(r));
+    const auto theirs = parsePublished(text, r);
+    TORCH_CHECK_WITH(DistBackendError, theirs.version == mine.version, "papilio: rank ", r,
+                     " runs ", theirs.version, ", this rank ", rank, " runs ", mine.version,
+                     "; install the same version everywhere");
+    TORCH_CHECK_WITH(DistBackendError, theirs.size == size, "papilio: rank ", r,
+                     " was started with world size ", theirs.size, ", this rank ", rank, " with ",
+                     size, "; start all ranks with the same world size");
+    identity += text + "\n";
+    out.records.push_back(theirs.record);
+  }
+  const auto hash = hashBytes(identity);
+  out.id = GroupId{static_cast<std::uint32_t>(hash ^ (hash >> 32))};
+  return out;
+}
+
+std::string jobSecret(c10d::Store& store) {
+  if (const char* secret = std::getenv("PAPILIO_SECRET"); secret != nullptr && *secret != '\0') {
+    return secret;
+  }
+  if (const char* path = std::getenv("PAPILIO_SECRET_FILE"); path != nullptr && *path != '\0') {
+    std::ifstream file(path);
+    std::string secret;
+    std::getline(file, secret);
+    TORCH_CHECK_WITH(ValueError, !secret.empty(), "PAPILIO_SECRET_FILE=", path,
+                     ": the file is missing, empty or can not be read");
+    return secret;
+  }
+  const std::string proposal = randomHex();
+  const auto bytes = store.compareSet("papilio/secret", {}, {proposal.begin(), proposal.end()});
+  return {bytes.begin(), bytes.end()};
+}
+
+}  // namespace papilio::pg

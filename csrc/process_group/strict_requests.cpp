@@ -1,0 +1,237 @@
+#include "process_group/strict_requests.hpp"
+
+#include <cstring>
+#include <memory>
+
+#include "engine/kernels.hpp"
+
+namespace papilio::pg {
+
+using engine::StrictPhase;
+using engine::StrictRequest;
+
+namespace {
+
+using Scratch = std::shared_ptr<std::vector<std::byte>>;
+
+Scratch makeScratch(std::uint64_t bytes) { return std::make_shared<std::vector<std::byte>>(bytes); }
+
+StrictRequest requestFor(const RoundShape& shape, std::uint64_t nbytes) {
+  StrictRequest out;
+  out.shape = shape;
+  out.shape.strict = true;
+  out.shape.fingerprint = 0;
+  out.nbytes = nbytes;
+  return out;
+}
+
+void copy(std::byte* to, const std::byte* from, std::uint64_t bytes) {
+  if (bytes != 0 && to != from) std::memmove(to, from, bytes);
+}
+
+// Reduces the members' pieces, which lie one after the other in `pieces`, own one in `mine`.
+void reduceMembers(Ring ring, const RoundShape& shape, const ContributorSet& members,
+                   const std::byte* pieces, std::uint64_t piece_bytes, std::uint64_t numel,
+                   const std::byte* mine, std::byte* out) {
+  std::vector<const std::byte*> inputs;
+  members.forEach([&](Rank rank) {
+    inputs.push_back(rank.value == ring.rank ? mine : pieces + rank.value * piece_bytes);
+  });
+  engine::reduceStrict(shape.dtype, shape.op, inputs, numel, shape.premul, out);
+}
+
+StrictRequest directAllreduce(Ring ring, const RoundShape& shape, Buffer tensor) {
+  StrictRequest out = requestFor(shape, tensor.bytes);
+  // The tensor is written before the slowest peer has taken its copy: send from a copy.
+  auto input = makeScratch(tensor.bytes);
+  auto theirs = makeScratch(tensor.bytes * ring.size);
+  copy(input->data(), tensor.data, tensor.bytes);
+  StrictPhase phase;
+  for (std::uint32_t r = 0; r < ring.size; ++r) {
+    phase.pieces.push_back(
+        {input->data(), tensor.bytes, theirs->data() + r * tensor.bytes, tensor.bytes});
+  }
+  phase.then = [=](const ContributorSet& members) {
+    reduceMembers(ring, shape, members, theirs->data(), tensor.bytes, shape.numel, input->data(),
+                  tensor.data);
+  };
+  out.phases.push_back(std::move(phase));
+  return out;
+}
+
+StrictRequest shardedAllreduce(Ring ring, const RoundShape& shape, Buffer tensor) {
+  StrictRequest out = requestFor(shape, tensor.bytes);
+  out.needs_all = true;
+  const std::uint64_t element = elementSize(shape.dtype);
+  const std::uint64_t shard = (shape.numel + ring.size - 1) / ring.size;
+  const auto start = [=](std::uint32_t r) { return std::min(r * shard, shape.numel); };
+  const auto count = [=](std::uint32_t r) { return start(r + 1) - start(r); };
+  const std::uint64_t mine = count(ring.rank);
+  auto input = makeScratch(tensor.bytes);
+  auto theirs = makeScratch(mine * element * ring.size);
+  auto result = makeScratch(tensor.bytes);
+  copy(input->data(), tensor.data, tensor.bytes);
+  std::byte* my_result = result->data() + start(ring.rank) * element;
+  StrictPhase scatter;
+  StrictPhase gather;
+  for (std::uint32_t r = 0; r < ring.size; ++r) {
+    scatter.pieces.push_back({input->data() + start(r) * element, count(r) * element,
+                              theirs->data() + r * mine * element, mine * element});
+    gather.pieces.push_back(
+        {my_result, mine * element, result->data() + start(r) * element, count(r) * element});
+  }
+  scatter.then = [=](const ContributorSet& members) {
+    reduceMembers(ring, shape, members, theirs->data(), mine * element, mine,
+                  input->data() + start(ring.rank) * element, my_result);
+  };
+  gather.then = [=](const ContributorSet&) { copy(tensor.data, result->data(), tensor.bytes); };
+  out.phases.push_back(std::move(scatter));
+  out.phases.push_back(std::move(gather));
+  return out;
+}
+
+}  // namespace
+
+StrictRequest strictAllreduce(Ring ring, const RoundShape& shape, Buffer tensor) {
+  return tensor.bytes <= kDirectBytes ? directAllreduce(ring, shape, tensor)
+                                      : shardedAllreduce(ring, shape, tensor);
+}
+
+StrictRequest strictBroadcast(Ring ring, const RoundShape& shape, Buffer tensor) {
+  StrictRequest out = requestFor(shape, tensor.bytes);
+  out.needed.insert(Rank{shape.root});
+  StrictPhase phase;
+  phase.pieces.resize(ring.size);
+  if (ring.rank == shape.root) {
+    for (auto& piece : phase.pieces) piece = {tensor.data, tensor.bytes, nullptr, 0};
+  } else {
+    auto received = makeScratch(tensor.bytes);  // an error must not leave the tensor torn
+    phase.pieces[shape.root] = {nullptr, 0, received->data(), tensor.bytes};
+    phase.then = [=](const ContributorSet&) { copy(tensor.data, received->data(), tensor.bytes); };
+  }
+  out.phases.push_back(std::move(phase));
+  return out;
+}
+
+StrictRequest strictAllgather(Ring ring, const RoundShape& shape, Buffer input,
+                              const std::vector<Buffer>& outputs) {
+  StrictRequest out = requestFor(shape, input.bytes);
+  out.needs_all = true;
+  StrictPhase phase;
+  for (const auto& output : outputs) {
+    phase.pieces.push_back({input.data, input.bytes, output.data, output.bytes});
+  }
+  const Buffer own = outputs[ring.rank];
+  phase.then = [=](const ContributorSet&) { copy(own.data, input.data, input.bytes); };
+  out.phases.push_back(std::move(phase));
+  return out;
+}
+
+StrictRequest strictGather(Ring ring, const RoundShape& shape, Buffer input,
+                           const std::vector<Buffer>& outputs) {
+  StrictRequest out = requestFor(shape, input.bytes);
+  out.needs_all = true;
+  StrictPhase phase;
+  phase.pieces.resize(ring.size);
+  if (ring.rank == shape.root) {
+    for (std::uint32_t r = 0; r < ring.size; ++r) {
+      phase.pieces[r] = {nullptr, 0, outputs[r].data, outputs[r].bytes};
+    }
+    const Buffer own = outputs[ring.rank];
+    phase.then = [=](const ContributorSet&) { copy(own.data, input.data, input.bytes); };
+  } else {
+    phase.pieces[shape.root] = {input.data, input.bytes, nullptr, 0};
+  }
+  out.phases.push_back(std::move(phase));
+  return out;
+}
+
+StrictRequest strictScatter(Ring ring, const RoundShape& shape, Buffer output,
+                            const std::vector<Buffer>& inputs) {
+  StrictRequest out = requestFor(shape, output.bytes);
+  out.needed.insert(Rank{shape.root});
+  StrictPhase phase;
+  phase.pieces.resize(ring.size);
+  if (ring.rank == shape.root) {
+    for (std::uint32_t r = 0; r < ring.size; ++r) {
+      phase.pieces[r] = {inputs[r].data, inputs[r].bytes, nullptr, 0};
+    }
+    const Buffer own = inputs[ring.rank];
+    phase.then = [=](const ContributorSet&) { copy(output.data, own.data, output.bytes); };
+  } else {
+    phase.pieces[shape.root] = {nullptr, 0, output.data, output.bytes};
+  }
+  out.phases.push_back(std::move(phase));
+  return out;
+}
+
+StrictRequest strictReduce(Ring ring, const RoundShape& shape, Buffer tensor) {
+  StrictRequest out = requestFor(shape, tensor.bytes);
+  out.needed.insert(Rank{shape.root});
+  StrictPhase phase;
+  phase.pieces.resize(ring.size);
+  if (ring.rank == shape.root) {
+    auto theirs = makeScratch(tensor.bytes * ring.size);
+    for (std::uint32_t r = 0; r < ring.size; ++r) {
+      phase.pieces[r] = {nullptr, 0, theirs->data() + r * tensor.bytes, tensor.bytes};
+    }
+    phase.then = [=](const ContributorSet& members) {
+      reduceMembers(ring, shape, members, theirs->data(), tensor.bytes, shape.numel, tensor.data,
+                    tensor.data);
+    };
+  } else {
+    phase.pieces[shape.root] = {tensor.data, tensor.bytes, nullptr, 0};
+  }
+  out.phases.push_back(std::move(phase));
+  return out;
+}
+
+StrictRequest strictReduceScatter(Ring ring, const RoundShape& shape, Buffer output,
+                                  const std::vector<Buffer>& inputs) {
+  StrictRequest out = requestFor(shape, output.bytes);
+  out.needs_all = true;
+  auto theirs = makeScratch(output.bytes * ring.size);
+  // The output may be a view of an input that is still being sent: send from copies.
+  auto mine = makeScratch(output.bytes * ring.size);
+  StrictPhase phase;
+  for (std::uint32_t r = 0; r < ring.size; ++r) {
+    std::byte* from = mine->data() + r * output.bytes;
+    copy(from, inputs[r].data, output.bytes);
+    phase.pieces.push_back({from, output.bytes, theirs->data() + r * output.bytes, output.bytes});
+  }
+  const std::byte* own = mine->data() + ring.rank * output.bytes;
+  phase.then = [=](const ContributorSet& members) {
+    reduceMembers(ring, shape, members, theirs->data(), output.bytes, shape.numel, own,
+                  output.data);
+  };
+  out.phases.push_back(std::move(phase));
+  return out;
+}
+
+StrictRequest strictAlltoall(Ring ring, const RoundShape& shape,
+                             const std::vector<Buffer>& outputs,
+                             const std::vector<Buffer>& inputs) {
+  std::uint64_t total = 0;
+  for (const auto& input : inputs) total += input.bytes;
+  StrictRequest out = requestFor(shape, total);
+  out.needs_all = true;
+  StrictPhase phase;
+  for (std::uint32_t r = 0; r < ring.size; ++r) {
+    phase.pieces.push_back({inputs[r].data, inputs[r].bytes, outputs[r].data, outputs[r].bytes});
+  }
+  const Buffer from = inputs[ring.rank];
+  const Buffer to = outputs[ring.rank];
+  phase.then = [=](const ContributorSet&) {
+    copy(to.data, from.data, std::min(to.bytes, from.bytes));
+  };
+  out.phases.push_back(std::move(phase));
+  return out;
+}
+
+StrictRequest strictBarrier(Ring) {
+  RoundShape shape;
+  shape.kind = OpKind::barrier;
+  return requestFor(shape, 0);
+}
+
+}  // namespace papilio::pg

@@ -1,0 +1,162 @@
+#include "process_group/work.hpp"
+
+#include <ATen/core/ivalue_inl.h>
+#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
+
+namespace papilio::pg {
+
+namespace {
+
+// How long wait() gives the engine beyond the collective's own timeout before it steps in.
+constexpr std::chrono::seconds kMargin{30};
+constexpr std::chrono::seconds kCancelLimit{5};
+
+c10d::WorkResult resultOf(const fault::RoundError& error) {
+  if (!error) return c10d::WorkResult::SUCCESS;
+  return error.kind == fault::ErrorKind::deadline_exceeded ? c10d::WorkResult::TIMEOUT
+                                                           : c10d::WorkResult::COMM_ERROR;
+}
+
+}  // namespace
+
+WorkPapilio::WorkPapilio(ErrorContext context, c10d::OpType type, const char* title,
+                         std::vector<at::Tensor> outputs, std::vector<at::Tensor> keep,
+                         std::chrono::milliseconds timeout, bool timed)
+    : Work(static_cast<int>(context.rank.value), type, title, keep),
+      context_(std::move(context)),
+      outputs_(std::move(outputs)),
+      keep_(std::move(keep)),
+      timeout_(timeout),
+      timed_(timed),
+      future_(c10::make_intrusive<c10::ivalue::Future>(
+          c10::ListType::create(c10::TensorType::get()))),
+      result_future_(c10::make_intrusive<c10::ivalue::Future>(c10::IntType::get())) {}
+
+WorkPapilio::~WorkPapilio() = default;
+
+void WorkPapilio::issued(std::shared_ptr<engine::Group> group, Seq seq) {
+  std::lock_guard lock(mutex_);
+  group_ = std::move(group);
+  seq_ = seq;
+}
+
+engine::DoneFn WorkPapilio::completer(std::shared_ptr<CallbackThread> callbacks) {
+  using Self = c10::intrusive_ptr<WorkPapilio>;
+  // The last reference must not be dropped on the progress thread: releasing a tensor may need the
+  // interpreter lock. So the reference moves on to the callback thread.
+  auto self = std::make_shared<Self>(Self::unsafe_reclaim_from_nonowning(this));
+  return [self, callbacks = std::move(callbacks)](const engine::Completion& completion) {
+    (*self)->complete(completion);
+    callbacks->post([work = std::move(*self)] { work->publish(); });
+  };
+}
+
+void WorkPapilio::complete(const engine::Completion& completion) {
+  {
+    std::lock_guard lock(mutex_);
+    completion_ = completion;
+    seq_ = completion.seq;
+    completed_ = true;
+  }
+  cv_.notify_all();
+}
+
+void WorkPapilio::publish() {
+  // completion_ does not change any more.
+  const auto& error = completion_->error;
+  if (recordFunctionEndCallback_) {
+    recordFunctionEndCallback_();
+    recordFunctionEndCallback_ = nullptr;
+  }
+  keep_.clear();
+  result_future_->markCompleted(c10::IValue(static_cast<std::int64_t>(resultOf(error))));
+  if (error) {
+    future_->setError(makeException(context_, seq_, error));
+  } else {
+    future_->markCompleted(c10::IValue(outputs_));
+  }
+}
+
+bool WorkPapilio::isCompleted() {
+  std::lock_guard lock(mutex_);
+  return completed_;
+}
+
+bool WorkPapilio::isSuccess() const {
+  std::lock_guard lock(mutex_);
+  return completed_ && !completion_->error;
+}
+
+std::exception_ptr WorkPapilio::exception() const {
+  std::unique_lock lock(mutex_);
+  if (!completed_ || !completion_->error) return nullptr;
+  const auto error = completion_->error;
+  lock.unlock();
+  return makeException(context_, seq_, error);
+}
+
+void WorkPapilio::cancelAndWait(const std::string& why) {
+  std::shared_ptr<engine::Group> group;
+  Seq seq;
+  {
+    std::lock_guard lock(mutex_);
+    group = group_;
+    seq = seq_;
+  }
+  if (group) group->cancel(seq, fault::ErrorKind::deadline_exceeded, why);
+  std::unique_lock lock(mutex_);
+  cv_.wait_for(lock, kCancelLimit, [&] { return completed_; });
+}
+
+bool WorkPapilio::wait(std::chrono::milliseconds timeout) {
+  const bool own = timeout == kNoTimeout;
+  const auto limit = own ? timeout_ + kMargin : timeout;
+  std::unique_lock lock(mutex_);
+  if (!cv_.wait_for(lock, limit, [&] { return completed_; })) {
+    lock.unlock();
+    cancelAndWait("Timed out after " + std::to_string(limit.count()) + " ms, before timing out "
+                  "nothing came from the ranks named");
+    lock.lock();
+  }
+  fault::RoundError error;
+  if (completed_) {
+    error = completion_->error;
+  } else {
+    error.kind = fault::ErrorKind::deadline_exceeded;
+    error.text = "the progress thread of this process does not answer";
+  }
+  lock.unlock();
+  synchronize();
+  if (error) std::rethrow_exception(makeException(context_, seq_, error));
+  return true;
+}
+
+void WorkPapilio::synchronize() {
+  if (c10d::allow_inflight_collective_as_graph_input()) {
+    c10d::unregister_work(c10::intrusive_ptr<WorkPapilio>::unsafe_reclaim_from_nonowning(this));
+  }
+}
+
+void WorkPapilio::abort() {
+  std::shared_ptr<engine::Group> group;
+  {
+    std::lock_guard lock(mutex_);
+    group = group_;
+  }
+  if (group) group->cancel(seq_, fault::ErrorKind::aborted, "the work was aborted");
+}
+
+float WorkPapilio::getDuration() const {
+  std::lock_guard lock(mutex_);
+  TORCH_CHECK(timed_, "papilio: call enableCollectivesTiming before the collective is issued");
+  TORCH_CHECK(completed_, "papilio: the collective has not completed");
+  return static_cast<float>(toSeconds(completion_->report.elapsed) * 1000.0);
+}
+
+std::optional<fault::Report> WorkPapilio::report() const {
+  std::lock_guard lock(mutex_);
+  if (!completion_) return std::nullopt;
+  return completion_->report;
+}
+
+}  // namespace papilio::pg
