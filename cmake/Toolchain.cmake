@@ -25,6 +25,8 @@ endif()
 
 # -ffp-contract=off: a fused multiply-add would make results depend on the processor.
 add_compile_options(-Wall -Wextra -Wshadow -Werror -ffp-contract=off)
+# g++ 12 warns of correct code of its own standard library when it inlines (PR 105329, 105651).
+add_compile_options(-Wno-restrict -Wno-array-bounds -Wno-stringop-overflow)
 if(PAPILIO_SANITIZE)
   add_compile_options(-fsanitize=${PAPILIO_SANITIZE} -fno-omit-frame-pointer
                       -fno-sanitize-recover=all)

@@ -94,8 +94,9 @@ std::vector<std::byte> sealHello(const engine::PeerHello& hello, Role role, cons
                                  std::span<const std::byte> secret) {
   const auto body = encodeHello(hello);
   const Mac mac = macOf(role, session, body, secret);
-  std::vector<std::byte> out(mac.begin(), mac.end());
-  out.insert(out.end(), body.begin(), body.end());
+  std::vector<std::byte> out(mac.size() + body.size());
+  std::memcpy(out.data(), mac.data(), mac.size());
+  std::memcpy(out.data() + mac.size(), body.data(), body.size());
   return out;
 }
 

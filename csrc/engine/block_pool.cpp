@@ -17,8 +17,11 @@ BlockPool::~BlockPool() {
 }
 
 BlockRef BlockPool::tryAllocate(std::uint32_t size) {
-  if (in_use_ + size > budget_) return {};
-  return allocate(size);
+  if (staged_ + size > budget_) return {};
+  BlockRef out = allocate(size);
+  out.block_->staged = true;
+  staged_ += out.block_->capacity;
+  return out;
 }
 
 BlockRef BlockPool::allocate(std::uint32_t size) {
@@ -33,7 +36,7 @@ BlockRef BlockPool::allocate(std::uint32_t size) {
   } else {
     auto* data = static_cast<std::byte*>(std::aligned_alloc(64, kSizes[size_class]));
     if (data == nullptr) throw std::bad_alloc();
-    block = new detail::Block{this, data, kSizes[size_class], 0, 0, size_class};
+    block = new detail::Block{this, data, kSizes[size_class], 0, 0, size_class, false};
     held_ += block->capacity;
   }
   block->size = size;
@@ -43,6 +46,8 @@ BlockRef BlockPool::allocate(std::uint32_t size) {
 
 void BlockPool::giveBack(detail::Block* block) {
   in_use_ -= block->capacity;
+  if (block->staged) staged_ -= block->capacity;
+  block->staged = false;
   if (held_ - in_use_ > kIdleLimit) {
     held_ -= block->capacity;
     std::free(block->data);

@@ -21,6 +21,7 @@ struct Block {
   std::uint32_t size = 0;
   std::uint32_t references = 0;
   std::uint8_t size_class = 0;
+  bool staged = false;  // counts against the staging budget
 };
 }  // namespace detail
 
@@ -46,6 +47,7 @@ class BlockRef {
   std::span<const std::byte> view() const { return {block_->data, block_->size}; }
 
  private:
+  friend class BlockPool;
   void release();
   detail::Block* block_ = nullptr;
 };
@@ -53,6 +55,7 @@ class BlockRef {
 class BlockPool {
  public:
   // `staging_budget`: bytes that tryAllocate() may have in use at once.
+  // What allocate() gives out does not count, or kept results would stop the sending that frees them.
   explicit BlockPool(std::uint64_t staging_budget);
   ~BlockPool();
   BlockPool(const BlockPool&) = delete;
@@ -79,6 +82,7 @@ class BlockPool {
 
   std::uint64_t budget_;
   std::uint64_t in_use_ = 0;
+  std::uint64_t staged_ = 0;
   std::uint64_t held_ = 0;
   std::array<std::vector<detail::Block*>, kSizes.size()> free_;
 };

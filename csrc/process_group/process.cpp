@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "control/control_plane.hpp"
+#include "core/layout.hpp"
 #include "process_group/network.hpp"
 #include "ucx_transport/ucx_transport.hpp"
 

@@ -117,9 +117,7 @@ std::string jobSecret(c10d::Store& store) {
                      ": the file is missing, empty or can not be read");
     return secret;
   }
-  const std::string proposal = randomHex();
-  const auto bytes = store.compareSet("papilio/secret", {}, {proposal.begin(), proposal.end()});
-  return {bytes.begin(), bytes.end()};
+  return store.compareSet("papilio/secret", std::string(), randomHex());
 }
 
 }  // namespace papilio::pg

@@ -25,7 +25,7 @@ StrictRequest requestFor(const RoundShape& shape, std::uint64_t nbytes) {
   return out;
 }
 
-void copy(std::byte* to, const std::byte* from, std::uint64_t bytes) {
+void copyBytes(std::byte* to, const std::byte* from, std::uint64_t bytes) {
   if (bytes != 0 && to != from) std::memmove(to, from, bytes);
 }
 
@@ -45,7 +45,7 @@ StrictRequest directAllreduce(Ring ring, const RoundShape& shape, Buffer tensor)
   // The tensor is written before the slowest peer has taken its copy: send from a copy.
   auto input = makeScratch(tensor.bytes);
   auto theirs = makeScratch(tensor.bytes * ring.size);
-  copy(input->data(), tensor.data, tensor.bytes);
+  copyBytes(input->data(), tensor.data, tensor.bytes);
   StrictPhase phase;
   for (std::uint32_t r = 0; r < ring.size; ++r) {
     phase.pieces.push_back(
@@ -70,7 +70,7 @@ StrictRequest shardedAllreduce(Ring ring, const RoundShape& shape, Buffer tensor
   auto input = makeScratch(tensor.bytes);
   auto theirs = makeScratch(mine * element * ring.size);
   auto result = makeScratch(tensor.bytes);
-  copy(input->data(), tensor.data, tensor.bytes);
+  copyBytes(input->data(), tensor.data, tensor.bytes);
   std::byte* my_result = result->data() + start(ring.rank) * element;
   StrictPhase scatter;
   StrictPhase gather;
@@ -84,7 +84,7 @@ StrictRequest shardedAllreduce(Ring ring, const RoundShape& shape, Buffer tensor
     reduceMembers(ring, shape, members, theirs->data(), mine * element, mine,
                   input->data() + start(ring.rank) * element, my_result);
   };
-  gather.then = [=](const ContributorSet&) { copy(tensor.data, result->data(), tensor.bytes); };
+  gather.then = [=](const ContributorSet&) { copyBytes(tensor.data, result->data(), tensor.bytes); };
   out.phases.push_back(std::move(scatter));
   out.phases.push_back(std::move(gather));
   return out;
@@ -107,7 +107,7 @@ StrictRequest strictBroadcast(Ring ring, const RoundShape& shape, Buffer tensor)
   } else {
     auto received = makeScratch(tensor.bytes);  // an error must not leave the tensor torn
     phase.pieces[shape.root] = {nullptr, 0, received->data(), tensor.bytes};
-    phase.then = [=](const ContributorSet&) { copy(tensor.data, received->data(), tensor.bytes); };
+    phase.then = [=](const ContributorSet&) { copyBytes(tensor.data, received->data(), tensor.bytes); };
   }
   out.phases.push_back(std::move(phase));
   return out;
@@ -122,7 +122,7 @@ StrictRequest strictAllgather(Ring ring, const RoundShape& shape, Buffer input,
     phase.pieces.push_back({input.data, input.bytes, output.data, output.bytes});
   }
   const Buffer own = outputs[ring.rank];
-  phase.then = [=](const ContributorSet&) { copy(own.data, input.data, input.bytes); };
+  phase.then = [=](const ContributorSet&) { copyBytes(own.data, input.data, input.bytes); };
   out.phases.push_back(std::move(phase));
   return out;
 }
@@ -138,7 +138,7 @@ StrictRequest strictGather(Ring ring, const RoundShape& shape, Buffer input,
       phase.pieces[r] = {nullptr, 0, outputs[r].data, outputs[r].bytes};
     }
     const Buffer own = outputs[ring.rank];
-    phase.then = [=](const ContributorSet&) { copy(own.data, input.data, input.bytes); };
+    phase.then = [=](const ContributorSet&) { copyBytes(own.data, input.data, input.bytes); };
   } else {
     phase.pieces[shape.root] = {input.data, input.bytes, nullptr, 0};
   }
@@ -157,7 +157,7 @@ StrictRequest strictScatter(Ring ring, const RoundShape& shape, Buffer output,
       phase.pieces[r] = {inputs[r].data, inputs[r].bytes, nullptr, 0};
     }
     const Buffer own = inputs[ring.rank];
-    phase.then = [=](const ContributorSet&) { copy(output.data, own.data, output.bytes); };
+    phase.then = [=](const ContributorSet&) { copyBytes(output.data, own.data, output.bytes); };
   } else {
     phase.pieces[shape.root] = {nullptr, 0, output.data, output.bytes};
   }
@@ -196,7 +196,7 @@ StrictRequest strictReduceScatter(Ring ring, const RoundShape& shape, Buffer out
   StrictPhase phase;
   for (std::uint32_t r = 0; r < ring.size; ++r) {
     std::byte* from = mine->data() + r * output.bytes;
-    copy(from, inputs[r].data, output.bytes);
+    copyBytes(from, inputs[r].data, output.bytes);
     phase.pieces.push_back({from, output.bytes, theirs->data() + r * output.bytes, output.bytes});
   }
   const std::byte* own = mine->data() + ring.rank * output.bytes;
@@ -222,7 +222,7 @@ StrictRequest strictAlltoall(Ring ring, const RoundShape& shape,
   const Buffer from = inputs[ring.rank];
   const Buffer to = outputs[ring.rank];
   phase.then = [=](const ContributorSet&) {
-    copy(to.data, from.data, std::min(to.bytes, from.bytes));
+    copyBytes(to.data, from.data, std::min(to.bytes, from.bytes));
   };
   out.phases.push_back(std::move(phase));
   return out;

@@ -1,0 +1,119 @@
+"""Papilio: a torch.distributed backend whose all-reduce always comes back.
+
+``init_process_group("papilio")`` works without importing this package (torch finds it through its
+entry point); import it for options, reports and peers.
+"""
+
+import atexit
+import weakref
+
+import torch.distributed as dist
+
+from papilio._errors import (
+    Aborted,
+    DeadlineExceeded,
+    Evicted,
+    PapilioError,
+    PeerFailed,
+    QuorumLost,
+    SchemaMismatch,
+)
+from papilio._events import on_event, publish
+from papilio._groups import (
+    ban,
+    blacklist,
+    fingerprint,
+    last_report,
+    peers,
+    prometheus,
+    report,
+    reports,
+    stats,
+    strict,
+    tolerant,
+    unban,
+)
+from papilio._options import Options, to_settings, warn_unknown_variables
+from papilio._reports import BlacklistEntry, Chunk, Event, Peer, Report
+
+__version__ = "0.1.0"
+__all__ = [
+    "Aborted",
+    "BlacklistEntry",
+    "Chunk",
+    "DeadlineExceeded",
+    "Event",
+    "Evicted",
+    "Options",
+    "PapilioError",
+    "Peer",
+    "PeerFailed",
+    "QuorumLost",
+    "Report",
+    "SchemaMismatch",
+    "ban",
+    "blacklist",
+    "fingerprint",
+    "last_report",
+    "on_event",
+    "peers",
+    "prometheus",
+    "report",
+    "reports",
+    "stats",
+    "strict",
+    "tolerant",
+    "unban",
+]
+
+_live_backends: weakref.WeakSet = weakref.WeakSet()
+
+
+def _create(dist_options, pg_options):
+    """Called by torch for every new group (its extended creator interface)."""
+    from papilio import _native
+
+    if pg_options is None:
+        pg_options = Options()
+    if not isinstance(pg_options, Options):
+        raise TypeError(
+            f"papilio: pg_options must be a papilio.Options, got {type(pg_options).__name__}"
+        )
+    if dist_options.store is None:
+        raise ValueError("papilio: a store is needed for the ranks to meet")
+    warn_unknown_variables()
+    native = _native.load()
+    settings = to_settings(pg_options.validate(), native)
+    name = dist_options.group_id or "world"
+    backend = native.create(
+        dist_options.store,
+        dist_options.group_rank,
+        dist_options.group_size,
+        "world" if name == "0" else name,
+        settings,
+        dist_options.timeout,
+        publish,
+    )
+    _live_backends.add(backend)
+    return backend
+
+
+def _register() -> None:
+    """Makes "papilio" known to torch; entry point of the group ``torch.distributed.backends``."""
+    if "PAPILIO" in dist.Backend._plugins:
+        return
+    dist.Backend.register_backend("papilio", _create, extended_api=True, devices=["cpu", "cuda"])
+
+
+def _autoload() -> None:
+    """Entry point of the group ``torch.backends``: importing this package is all it takes."""
+
+
+@atexit.register
+def _shutdown_all() -> None:
+    # Interpreter exit without destroy_process_group: end the threads while Python still works.
+    for backend in list(_live_backends):
+        backend.shutdown()
+
+
+_register()

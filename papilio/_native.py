@@ -1,0 +1,44 @@
+"""Loads the extension: the right torch, one copy of UCX, settings that UCX reads before it starts."""
+
+import functools
+import os
+
+import torch
+
+# UCX reads these when its library is loaded. It must neither patch the allocator of a process that
+# gives it host memory only, nor take over signals, nor write to stdout.
+_UCX_DEFAULTS = {
+    "UCX_MEM_MMAP_HOOK_MODE": "none",
+    "UCX_HANDLE_ERRORS": "none",
+    "UCX_LOG_LEVEL": "fatal",
+    "UCX_LOG_FILE": "/dev/stderr",
+    "UCX_WARN_UNUSED_ENV_VARS": "n",
+}
+
+
+@functools.cache
+def load():
+    """The extension module; raises ImportError with one clear sentence when it can not work."""
+    for name, value in _UCX_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    try:
+        import libucx
+
+        libucx.load_library()
+    except ImportError:
+        pass  # a system UCX may do; the next import says if it does not
+    try:
+        from papilio import _C
+    except ImportError as error:
+        raise ImportError(
+            f"papilio's extension does not load ({error}); build it with `make build` or install a "
+            f"wheel made for torch {torch.__version__}"
+        ) from error
+    built = _C.torch_version.split("+")[0].rsplit(".", 1)[0]
+    here = torch.__version__.split("+")[0].rsplit(".", 1)[0]
+    if built != here:
+        raise ImportError(
+            f"papilio was built for torch {built}.x but this is torch {torch.__version__}; "
+            "install the wheel for it or rebuild"
+        )
+    return _C

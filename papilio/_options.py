@@ -1,0 +1,201 @@
+"""``papilio.Options``: what a user may set, where each value comes from, and what is legal."""
+
+import dataclasses
+import difflib
+import math
+import os
+import sys
+import typing
+
+_PREFIX = "PAPILIO_"
+# Variables that are no Options field.
+_OTHER_VARIABLES = {"PAPILIO_SECRET", "PAPILIO_SECRET_FILE", "PAPILIO_LOG"}
+_LOG_LEVELS = ("debug", "info", "warn", "error", "off")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rule:
+    """What a field may hold: one of ``choices``, or a number in ``[low, high]``."""
+
+    choices: tuple = ()
+    low: float = -math.inf
+    high: float = math.inf
+
+    def describe(self) -> str:
+        if self.choices:
+            return "one of " + ", ".join(repr(choice) for choice in self.choices)
+        return f"between {self.low:g} and {self.high:g}"
+
+    def allows(self, value) -> bool:
+        if self.choices:
+            return value in self.choices
+        return math.isfinite(value) and self.low <= value <= self.high
+
+
+# Modes, codecs and lanes that this version implements; the others named in the documentation are
+# refused with the list of what works.
+_RULES = {
+    "mode": _Rule(choices=("bounded", "strict")),
+    "patience": _Rule(low=0.05, high=3600),
+    "fallback": _Rule(choices=("local", "zero")),
+    "slow_strikes": _Rule(low=1, high=1000),
+    "blacklist_seconds": _Rule(low=0.1, high=3600),
+    "min_peers": _Rule(low=1, high=256),
+    "quorum": _Rule(choices=("live",)),
+    "weight": _Rule(low=0, high=1e9),
+    "nonfinite": _Rule(choices=("drop", "propagate")),
+    "codec": _Rule(choices=("raw",)),
+    "integrity": _Rule(choices=("payload", "header")),
+    "transport": _Rule(choices=("auto", "ucx")),
+    "report_history": _Rule(low=1, high=1_000_000),
+}
+
+
+@dataclasses.dataclass
+class Options:
+    """Options of one group. ``None`` means: the environment variable, else the default.
+
+    Pass it as ``init_process_group("papilio", pg_options=papilio.Options(patience=2.0))``.
+    Seconds are floats; ``validate()`` raises ``ValueError`` naming field, value and allowed range.
+
+    Attributes:
+        mode: ``"bounded"`` (floating all-reduces are tolerant) or ``"strict"`` (no partial result).
+        patience: seconds of active time a round may wait for a peer behind the median peer.
+        fallback: what fills a shard that did not come back, ``"local"`` or ``"zero"``.
+        slow_strikes: soft lateness in 10 rounds before a peer is blacklisted.
+        blacklist_seconds: first blacklist term for slowness; doubles per relapse.
+        min_peers: fewer live members than this raise ``QuorumLost``.
+        quorum: ``"live"``.
+        weight: this rank's weight in the mean, >= 0.
+        fingerprint: any string that must be equal on all ranks.
+        nonfinite: ``"drop"`` a minority's NaN/Inf chunks, or ``"propagate"``.
+        codec: wire format, ``"raw"``.
+        integrity: ``"payload"`` (CRC32C of header and payload) or ``"header"``.
+        transport: ``"auto"`` or ``"ucx"``.
+        interface: network interface or address to listen on; empty: the one that routes to the store.
+        report_history: rounds whose reports are kept per group.
+    """
+
+    mode: str | None = None
+    patience: float | None = None
+    fallback: str | None = None
+    slow_strikes: int | None = None
+    blacklist_seconds: float | None = None
+    min_peers: int | None = None
+    quorum: str | None = None
+    weight: float | None = None
+    fingerprint: str | None = None
+    nonfinite: str | None = None
+    codec: str | None = None
+    integrity: str | None = None
+    transport: str | None = None
+    interface: str | None = None
+    report_history: int | None = None
+
+    def validate(self) -> "Options":
+        """Returns these options with every field filled in; raises ValueError for a bad one."""
+        filled = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            origin = f"Options.{field.name}"
+            if value is None:
+                value, origin = _from_environment(field.name)
+            filled[field.name] = _checked(field.name, value, origin)
+        return Options(**filled)
+
+
+_DEFAULTS = {
+    "mode": "bounded",
+    "patience": 5.0,
+    "fallback": "local",
+    "slow_strikes": 3,
+    "blacklist_seconds": 30.0,
+    "min_peers": 1,
+    "quorum": "live",
+    "weight": 1.0,
+    "fingerprint": "",
+    "nonfinite": "drop",
+    "codec": "raw",
+    "integrity": "payload",
+    "transport": "auto",
+    "interface": "",
+    "report_history": 256,
+}
+_TYPES = {name: type(value) for name, value in _DEFAULTS.items()}
+
+
+def _from_environment(name: str) -> tuple[typing.Any, str]:
+    variable = _PREFIX + name.upper()
+    text = os.environ.get(variable)
+    if text is None:
+        return _DEFAULTS[name], f"default of {name}"
+    return text, variable
+
+
+def _checked(name: str, value, origin: str):
+    kind = _TYPES[name]
+    rule = _RULES.get(name)
+    wanted = rule.describe() if rule else "a text"
+    try:
+        if kind is str:
+            if not isinstance(value, str):
+                raise ValueError
+        elif isinstance(value, bool):
+            raise ValueError
+        elif kind is int:
+            number = float(value)
+            if number != int(number):
+                raise ValueError
+            value = int(number)
+        else:
+            value = float(value)
+        if rule and not rule.allows(value):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"papilio: {origin}={value!r} is not allowed; it must be {wanted}") from None
+    return value
+
+
+def log_level() -> str:
+    """Value of PAPILIO_LOG; raises ValueError for an unknown level."""
+    level = os.environ.get("PAPILIO_LOG", "warn")
+    if level not in _LOG_LEVELS:
+        raise ValueError(f"papilio: PAPILIO_LOG={level!r} is not one of {', '.join(_LOG_LEVELS)}")
+    return level
+
+
+_warned: set[str] = set()
+
+
+def warn_unknown_variables() -> None:
+    """Names every PAPILIO_* variable that means nothing, once, with the nearest known name."""
+    known = {_PREFIX + name.upper() for name in _DEFAULTS} | _OTHER_VARIABLES
+    for variable in sorted(os.environ):
+        if not variable.startswith(_PREFIX) or variable in known or variable in _warned:
+            continue
+        _warned.add(variable)
+        near = difflib.get_close_matches(variable, known, n=1, cutoff=0.0)
+        print(
+            f"papilio: environment variable {variable} is unknown and ignored"
+            f"; did you mean {near[0]}?",
+            file=sys.stderr,
+        )
+
+
+def to_settings(options: Options, native):
+    """The C++ form of validated options; ``native`` is the extension module."""
+    settings = native.Settings()
+    settings.fingerprint = options.fingerprint
+    settings.interface = options.interface
+    settings.log_level = log_level()
+    settings.report_history = options.report_history
+    settings.set_mode(options.mode == "strict")
+    settings.set_patience(options.patience)
+    settings.set_fallback_zero(options.fallback == "zero")
+    settings.set_slow_strikes(options.slow_strikes)
+    settings.set_blacklist_seconds(options.blacklist_seconds)
+    settings.set_min_peers(options.min_peers)
+    settings.set_weight(options.weight)
+    settings.set_nonfinite_propagate(options.nonfinite == "propagate")
+    settings.set_payload_crc(options.integrity == "payload")
+    return settings
