@@ -1,0 +1,151 @@
+"""A rank under test: executes commands from stdin, one JSON object per line, answers likewise."""
+
+import json
+import os
+import resource
+import sys
+import threading
+import time
+import traceback
+
+import numpy as np
+import oracle
+import torch
+import torch.distributed as dist
+
+import papilio
+
+EVENTS: list = []
+
+
+def error_of(error: BaseException) -> dict:
+    out = {"error": type(error).__name__, "text": str(error)}
+    for name in ("ranks", "reason", "mine", "theirs", "seq"):
+        if hasattr(error, name):
+            value = getattr(error, name)
+            out[name] = list(value) if isinstance(value, tuple) else value
+    return out
+
+
+def init(options=None, backend="papilio", timeout=60.0):
+    import datetime
+
+    start = time.monotonic()
+    options = options or {}
+    dist.init_process_group(
+        backend,
+        timeout=datetime.timedelta(seconds=timeout),
+        pg_options=papilio.Options(**options) if backend == "papilio" else None,
+    )
+    papilio.on_event(lambda event: EVENTS.append(vars(event)))
+    return {"seconds": time.monotonic() - start}
+
+
+def allreduce(numel, salt, op="sum", dtype="float32", check=True, announce=False, timeout=None):
+    """One all-reduce of the oracle's input, compared with the oracle of its own report."""
+    rank, n = dist.get_rank(), dist.get_world_size()
+    tensor = oracle.tensor(rank, salt, numel, dtype)
+    if announce:  # tells the parent that the call is about to begin
+        print(json.dumps({"announce": True}), flush=True)
+    start = time.monotonic()
+    work = dist.all_reduce(tensor, op=getattr(dist.ReduceOp, op.upper()), async_op=True)
+    if timeout is None:
+        work.wait()
+    else:
+        import datetime
+
+        work.wait(datetime.timedelta(seconds=timeout))
+    seconds = time.monotonic() - start
+    report = papilio.report(work)
+    out = {
+        "seconds": seconds,
+        "report": report.asdict(),
+        "crc": int(tensor.view(torch.uint8).to(torch.int64).sum()) if numel < 1 << 22 else 0,
+    }
+    if check:
+        out["wrong"] = oracle.count_wrong(tensor, report, n, rank, salt, op, dtype)
+    return out
+
+
+def many(sizes, salt, op="sum"):
+    """A series of all-reduces; answers with summary and a digest of all result bytes."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    outcomes: dict = {}
+    longest = 0.0
+    rank, n = dist.get_rank(), dist.get_world_size()
+    wrong = 0
+    for index, numel in enumerate(sizes):
+        tensor = oracle.tensor(rank, salt + index, numel)
+        start = time.monotonic()
+        dist.all_reduce(tensor, op=getattr(dist.ReduceOp, op.upper()))
+        longest = max(longest, time.monotonic() - start)
+        report = papilio.last_report()
+        outcomes[report.outcome] = outcomes.get(report.outcome, 0) + 1
+        digest.update(tensor.numpy().tobytes())
+        if index % 16 == 0:
+            wrong += oracle.count_wrong(tensor, report, n, rank, salt + index, op, "float32")
+    return {"outcomes": outcomes, "digest": digest.hexdigest(), "longest": longest, "wrong": wrong}
+
+
+def collective(source, ranks=None):
+    """Runs Python text with torch, dist, papilio, rank and n in reach; answers with ``result``."""
+    scope = {
+        "torch": torch,
+        "dist": dist,
+        "papilio": papilio,
+        "np": np,
+        "time": time,
+        "threading": threading,
+        "os": os,
+        "rank": dist.get_rank() if dist.is_initialized() else int(os.environ["RANK"]),
+        "n": int(os.environ["WORLD_SIZE"]),
+        "result": None,
+    }
+    start = time.monotonic()
+    exec(source, scope)  # noqa: S102 - the test wrote it
+    return {"result": scope["result"], "seconds": time.monotonic() - start}
+
+
+def events():
+    return {"events": list(EVENTS)}
+
+
+def footprint():
+    """Threads, descriptors and resident memory of this process."""
+    with open("/proc/self/statm") as file:
+        resident = int(file.read().split()[1]) * resource.getpagesize()
+    return {
+        "threads": sorted(os.listdir("/proc/self/task")),
+        "fds": len(os.listdir("/proc/self/fd")),
+        "resident": resident,
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+def destroy():
+    start = time.monotonic()
+    dist.destroy_process_group()
+    return {"seconds": time.monotonic() - start}
+
+
+COMMANDS = {
+    f.__name__: f for f in (init, allreduce, many, collective, events, footprint, destroy)
+}
+
+
+def main():
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        request = json.loads(line)
+        command = COMMANDS[request.pop("command")]
+        try:
+            answer = {"ok": True} | command(**request)
+        except BaseException as error:  # noqa: BLE001 - every failure is an answer
+            answer = {"ok": False, "trace": traceback.format_exc()} | error_of(error)
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()
