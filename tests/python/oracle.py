@@ -16,8 +16,9 @@ DTYPES = {
 
 def values(rank: int, salt: int, start: int, stop: int) -> np.ndarray:
     """Input of a rank: small integers, different for every rank and index."""
-    index = np.arange(start, stop, dtype=np.int64)
-    return ((index * 7 + rank * 13 + salt * 31 + (index >> 8) * rank) % 61 + 1).astype(np.float64)
+    index = np.arange(start, stop, dtype=np.uint32)
+    mixed = (index + np.uint32(rank * 13 + salt * 31)) ^ ((index >> np.uint32(8)) * np.uint32(rank + 1))
+    return ((mixed & np.uint32(63)) + np.uint32(1)).astype(np.float32)
 
 
 def tensor(rank: int, salt: int, numel: int, dtype: str = "float32") -> torch.Tensor:
@@ -29,7 +30,7 @@ def expected(chunk, n: int, rank: int, salt: int, op: str, weights=None) -> np.n
     start, stop, source, contributors = chunk[0], chunk[1], chunk[2], chunk[3]
     if source == "local":
         assert list(contributors) == [rank], chunk
-    total = np.zeros(stop - start)
+    total = np.zeros(stop - start)  # float64
     weight = 0.0
     for member in contributors:
         w = 1.0 if weights is None else weights[member]
