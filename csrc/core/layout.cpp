@@ -16,7 +16,6 @@ std::uint64_t roundUp(std::uint64_t value, std::uint64_t step) {
 }  // namespace
 
 std::uint32_t maxChunkBytes(std::uint32_t n) {
-  if (n <= 8) return 512 * 1024;
   if (n <= 16) return 256 * 1024;
   if (n <= 32) return 128 * 1024;
   return 64 * 1024;

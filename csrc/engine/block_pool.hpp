@@ -70,7 +70,7 @@ class BlockPool {
   std::uint64_t bytesInUse() const { return in_use_; }
   std::uint64_t bytesHeld() const { return held_; }
 
-  static constexpr std::uint32_t kLargest = 512 * 1024;
+  static constexpr std::uint32_t kLargest = 256 * 1024;
 
  private:
   friend class BlockRef;

@@ -1,5 +1,7 @@
 #include "engine/engine_core.hpp"
 
+#include <pthread.h>
+
 #include <random>
 #include <stdexcept>
 
@@ -50,6 +52,7 @@ void EngineCore::openLanes() {
 }
 
 void EngineCore::main(std::promise<void>& started) {
+  pthread_setname_np(pthread_self(), "papilio-engine");
   try {
     openLanes();
   } catch (...) {

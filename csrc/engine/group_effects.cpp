@@ -35,13 +35,19 @@ void GroupRuntime::perform(const effect::DropContributions& e) {
 }
 
 void GroupRuntime::perform(const effect::SendResult& e) {
-  if (e.to == config_.rank) return;
-  outboxes_[e.to.value].push(Outbox::Result{e.seq, e.schema, e.chunk, e.flags, false});
+  const auto* kept = buffers_.result({e.seq, e.schema, e.chunk});
+  DataHeader header = machine_.resultHeader(e.seq, e.schema, e.chunk);
+  if (e.to == config_.rank || kept == nullptr || header.contributors.empty()) return;
+  header.flags = e.flags;
+  header.payload_crc = kept->crc;
+  outboxes_[e.to.value].push(Outbox::Result{header, kept->block});
   host_.hasWork(peers_[e.to.value]);
 }
 
 void GroupRuntime::perform(const effect::SendHeld& e) {
-  outboxes_[e.to.value].push(Outbox::Result{e.seq, {}, e.chunk, 0, true});
+  const DataHeader header = machine_.heldHeader(e.seq, e.chunk);
+  if (header.contributors.empty()) return;
+  outboxes_[e.to.value].push(Outbox::Result{header, {}});
   host_.hasWork(peers_[e.to.value]);
 }
 
@@ -170,7 +176,6 @@ void GroupRuntime::perform(effect::Finish& e) {
 
 void GroupRuntime::perform(const effect::Forget& e) {
   buffers_.forget(e.seq, e.schema);
-  for (auto& outbox : outboxes_) outbox.forgetResults(e.seq, e.schema);
 }
 
 void GroupRuntime::perform(const effect::SendBlocks& e) {

@@ -37,34 +37,25 @@ bool GroupRuntime::stage(std::span<const std::byte> bytes, Outgoing& out, DataHe
 bool GroupRuntime::produceResult(Rank to, Outgoing& out, bool& starved) {
   auto& queue = outboxes_[to.value].results();
   while (!queue.empty()) {
-    const Outbox::Result item = queue.front();
-    DataHeader header;
-    if (item.held) {
-      header = machine_.heldHeader(item.seq, item.chunk);
-      const auto local = locals_.find(item.seq);
-      if (local == locals_.end() || header.contributors.empty()) {
-        queue.pop_front();  // the round ended meanwhile
-        continue;
-      }
-      const std::span<const std::byte> bytes(chunkData(local->second, item.chunk),
-                                             local->second.layout.bytes(item.chunk));
-      if (!stage(bytes, out, header)) {
-        starved = true;
-        return false;
-      }
+    Outbox::Result& item = queue.front();
+    if (item.payload) {
+      out.payload = std::move(item.payload);
     } else {
-      const auto* kept = buffers_.result({item.seq, item.schema, item.chunk});
-      header = machine_.resultHeader(item.seq, item.schema, item.chunk);
-      if (kept == nullptr || header.contributors.empty()) {
+      const auto local = locals_.find(item.header.seq);
+      if (local == locals_.end()) {  // the round ended meanwhile
         queue.pop_front();
         continue;
       }
-      header.flags = item.flags;
-      header.payload_crc = kept->crc;
-      out.payload = kept->block;
+      const ChunkIndex chunk = item.header.chunk;
+      const std::span<const std::byte> bytes(chunkData(local->second, chunk),
+                                             local->second.layout.bytes(chunk));
+      if (!stage(bytes, out, item.header)) {
+        starved = true;
+        return false;
+      }
     }
+    seal(item.header, out);
     queue.pop_front();
-    seal(header, out);
     return true;
   }
   return false;

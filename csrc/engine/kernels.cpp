@@ -22,7 +22,7 @@ namespace {
 constexpr std::uint64_t kTile = 2048;
 
 #define PAPILIO_ACCUMULATE(Name, Acc, T, Load)                                                 \
-  PAPILIO_CLONES void Name(Acc* acc, const T* in, std::uint64_t n, Acc weight, bool first) {   \
+  PAPILIO_CLONES void Name(Acc* __restrict acc, const T* __restrict in, std::uint64_t n, Acc weight, bool first) { \
     if (first && weight == Acc{1}) {                                                           \
       for (std::uint64_t i = 0; i < n; ++i) acc[i] = Load;                                     \
     } else if (first) {                                                                        \
@@ -81,12 +81,22 @@ void weighted(std::span<const ReduceInput> inputs, std::uint64_t numel, double f
   }
 }
 
+#define PAPILIO_ANY_FULL(T)                                                          \
+  PAPILIO_CLONES bool anyFull(const T* values, std::uint64_t numel, T mask) {        \
+    T found = 0;                                                                     \
+    for (std::uint64_t i = 0; i < numel; ++i) {                                      \
+      found = static_cast<T>(found | ((values[i] & mask) == mask));                  \
+    }                                                                                \
+    return found != 0;                                                               \
+  }
+
+PAPILIO_ANY_FULL(std::uint16_t)
+PAPILIO_ANY_FULL(std::uint32_t)
+PAPILIO_ANY_FULL(std::uint64_t)
+
 template <class T>
 bool anyExponentFull(const std::byte* data, std::uint64_t numel, T mask) {
-  const T* values = reinterpret_cast<const T*>(data);
-  T found = 0;
-  for (std::uint64_t i = 0; i < numel; ++i) found |= static_cast<T>((values[i] & mask) == mask);
-  return found != 0;
+  return anyFull(reinterpret_cast<const T*>(data), numel, mask);
 }
 
 }  // namespace

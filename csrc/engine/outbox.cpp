@@ -39,12 +39,6 @@ void Outbox::dropBlocks(Seq seq) {
   std::erase_if(blocks_, [&](const Blocks& item) { return item.seq == seq; });
 }
 
-void Outbox::forgetResults(Seq seq, SchemaHash schema) {
-  std::erase_if(results_, [&](const Result& item) {
-    return !item.held && item.seq == seq && item.schema == schema;
-  });
-}
-
 void Outbox::clear() {
   results_.clear();
   blocks_.clear();

@@ -1,5 +1,4 @@
-// What one group still has to send to one rank: names of chunks, never bytes. Results go first (others
-// wait for them), then blocks of strict collectives, then contributions within their credits.
+// What one group still has to send to one rank. Results go first (others wait for them), then blocks of strict collectives, then contributions within their credits.
 #pragma once
 
 #include <cstdint>
@@ -9,17 +8,17 @@
 #include <utility>
 
 #include "core/ids.hpp"
+#include "core/wire.hpp"
+#include "engine/block_pool.hpp"
 
 namespace papilio::engine {
 
 class Outbox {
  public:
+  // A kept result holds its own reference: the round may be forgotten before a slow peer took it.
   struct Result {
-    Seq seq;
-    SchemaHash schema;
-    ChunkIndex chunk;
-    std::uint16_t flags = 0;
-    bool held = false;  // out of the unfinished tensor instead of the kept results
+    DataHeader header;
+    BlockRef payload;   // empty: `header` names a chunk of the unfinished tensor
   };
   // One piece of a strict phase, cut into blocks as it is sent.
   struct Blocks {
@@ -36,7 +35,7 @@ class Outbox {
 
   explicit Outbox(std::uint32_t credits) : credits_(credits) {}
 
-  void push(const Result& item) { results_.push_back(item); }
+  void push(Result item) { results_.push_back(std::move(item)); }
   void push(const Blocks& item) { blocks_.push_back(item); }
   void push(const Contribution& item) { shards_[item.owner].queue.push_back(item); }
 
@@ -53,7 +52,6 @@ class Outbox {
   // Forgets queued contributions and blocks of the round and frees its credits.
   void dropContributions(Seq seq);
   void dropBlocks(Seq seq);
-  void forgetResults(Seq seq, SchemaHash schema);
   void clear();
 
   bool empty() const;

@@ -7,7 +7,8 @@ namespace papilio::fault {
 
 namespace {
 constexpr Duration kHardCeiling = 120s;       // T_hard of tolerant rounds (protocol D5)
-constexpr std::size_t kRoundsKept = 4;        // complete rounds, for repeats after damage
+constexpr std::size_t kRoundsKept = 4;        // complete rounds, for repeats after damage …
+constexpr std::uint64_t kCompleteBytes = 4ULL << 20;  // … as long as they are small
 constexpr std::size_t kMaxRoundsKept = 4096;  // rounds somebody may still ask for
 constexpr Duration kMaxSelfDoubt = 10s;
 }  // namespace
@@ -324,7 +325,7 @@ void Machine::dropVariants(Seq seq, Round& round) {
 // Rounds leave in order. A round in which everybody got everything leaves soon; one that a late
 // rank may still ask for stays while the retention budget lasts.
 void Machine::prune() {
-  while (rounds_.size() > kRoundsKept) {
+  while (rounds_.size() > 1 && (rounds_.size() > kRoundsKept || kept_bytes_ > kCompleteBytes)) {
     auto& [seq, round] = *rounds_.begin();
     const bool served = quiet(round) && round.finished &&
                         std::all_of(round.variants.begin(), round.variants.end(),

@@ -12,7 +12,7 @@ namespace papilio::ucx {
 
 struct Config {
   ProcessId self;
-  std::uint32_t max_payload = 512 * 1024;  // bytes of the largest message
+  std::uint32_t max_payload = 256 * 1024;  // bytes of the largest message
   std::string net_devices;                 // interface name; empty: all
   std::function<void(const std::string&)> log;
 };
