@@ -1,0 +1,13 @@
+#!/bin/bash
+# tools/build.sh <preset>: configures and builds one preset, quietly unless something is wrong.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+preset=$1
+mkdir -p build
+log=build/$preset.log
+echo "build: $preset (log in $log)" >&2
+if ! { cmake --preset "$preset" && cmake --build --preset "$preset" -j "$(nproc)"; } >"$log" 2>&1; then
+  grep -E "error|FAILED|warning:" -A 8 "$log" | head -80 >&2 || tail -40 "$log" >&2
+  echo "build: $preset failed, see $log" >&2
+  exit 1
+fi
