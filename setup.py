@@ -15,8 +15,6 @@ class CMakeBuild(build_ext):
     """One extension, built by the `release` settings into the place setuptools asks for."""
 
     def build_extension(self, ext):
-        if os.environ.get("PAPILIO_SKIP_CMAKE") == "1":  # editable install: `make build` builds
-            return
         target = pathlib.Path(self.get_ext_fullpath(ext.name)).resolve()
         build = ROOT / "build" / "wheel"
         subprocess.check_call(
@@ -35,4 +33,9 @@ class CMakeBuild(build_ext):
         return os.path.join(*fullname.split(".")) + ".so"
 
 
-setup(ext_modules=[Extension("papilio._C", sources=[])], cmdclass={"build_ext": CMakeBuild})
+# An editable install takes the extension that `make build` puts into papilio/.
+skip = os.environ.get("PAPILIO_SKIP_CMAKE") == "1"
+setup(
+    ext_modules=[] if skip else [Extension("papilio._C", sources=[])],
+    cmdclass={"build_ext": CMakeBuild},
+)

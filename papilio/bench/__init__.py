@@ -1,0 +1,1 @@
+"""Collective benchmark: ``python -m papilio.bench --help``."""
