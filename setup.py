@@ -19,8 +19,16 @@ class CMakeBuild(build_ext):
         build = ROOT / "build" / "wheel"
         subprocess.check_call(
             [
-                "cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja",
-                "-DCMAKE_BUILD_TYPE=Release", "-DPAPILIO_TESTS=OFF", "-DPAPILIO_WHEEL=ON",
+                "cmake",
+                "-S",
+                str(ROOT),
+                "-B",
+                str(build),
+                "-G",
+                "Ninja",
+                "-DCMAKE_BUILD_TYPE=Release",
+                "-DPAPILIO_TESTS=OFF",
+                "-DPAPILIO_WHEEL=ON",
                 f"-DPAPILIO_PYTHON_EXECUTABLE={sys.executable}",
                 f"-DPAPILIO_PYTHON_OUTPUT={build / 'out'}",
             ]

@@ -117,8 +117,10 @@ def main():
         optimizer.step()
         seconds = time.time() - start
         if log:
-            print(json.dumps({"step": step, "loss": loss.item(), "start": start,
-                              "seconds": seconds}), file=log)
+            print(
+                json.dumps({"step": step, "loss": loss.item(), "start": start, "seconds": seconds}),
+                file=log,
+            )
         if rank == int(os.environ.get("PRINT_RANK", "1")) and step % 20 == 0:
             print(f"step {step}: loss {loss.item():.3f}, {seconds * 1e3:.0f} ms", flush=True)
     dist.destroy_process_group()

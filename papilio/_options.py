@@ -152,7 +152,9 @@ def _checked(name: str, value, origin: str):
         if rule and not rule.allows(value):
             raise ValueError
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"papilio: {origin}={value!r} is not allowed; it must be {wanted}") from None
+        raise ValueError(
+            f"papilio: {origin}={value!r} is not allowed; it must be {wanted}"
+        ) from None
     return value
 
 

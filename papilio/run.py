@@ -142,8 +142,11 @@ class Launcher:
         self._say(
             f"rank {child.rank} (pid {child.process.pid}): {_describe(status)} after "
             f"{child.ended - child.started:.1f} s; "
-            + (f"restart {child.restarts + 1} of {self.options.restarts}" if again else
-               "the others go on")
+            + (
+                f"restart {child.restarts + 1} of {self.options.restarts}"
+                if again
+                else "the others go on"
+            )
         )
         if again:
             self._start(child.rank, child.restarts + 1)
@@ -163,8 +166,7 @@ class Launcher:
         for rank in range(self.options.nproc):
             self._start(rank)
         self._say(
-            "ranks "
-            + ", ".join(f"{c.rank} = pid {c.process.pid}" for c in self.children.values())
+            "ranks " + ", ".join(f"{c.rank} = pid {c.process.pid}" for c in self.children.values())
         )
         deadline = None
         while self._running():

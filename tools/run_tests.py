@@ -67,13 +67,13 @@ def run_program(name, command, timeout, environment, tally, out):
     start = time.monotonic()
     code = run(command(xml), timeout, environment, log)
     complete = tally.add_junit(xml)
-    if code != 0 and tally.failed == before:
-        tally.failed += 1
-    elif not complete:
+    if code != 0 and tally.failed == before or not complete:
         tally.failed += 1
     good = tally.failed == before
     why = "" if good else (" (timed out)" if code == 124 else f" (exit status {code})")
-    print(f"{'ok  ' if good else 'FAIL'} {name}{why} in {time.monotonic() - start:.0f} s", flush=True)
+    print(
+        f"{'ok  ' if good else 'FAIL'} {name}{why} in {time.monotonic() - start:.0f} s", flush=True
+    )
     if not good:
         print(log.read_text(errors="replace")[-20000:], flush=True)
 
@@ -107,8 +107,14 @@ def main():
         run_program(
             "pytest",
             lambda xml: [
-                sys.executable, "-m", "pytest", "-q", "--timeout=300", "--durations=15",
-                f"--junitxml={xml}", "tests/python",
+                sys.executable,
+                "-m",
+                "pytest",
+                "-q",
+                "--timeout=300",
+                "--durations=15",
+                f"--junitxml={xml}",
+                "tests/python",
             ],
             arguments.timeout,
             os.environ,

@@ -234,8 +234,7 @@ void AsioControlPlane::onPeerEnd(Peer& peer, std::error_code error, bool broken_
 }
 
 void AsioControlPlane::watchProcess(Peer& peer) {
-  const int fd =
-      static_cast<int>(syscall(SYS_pidfd_open, static_cast<pid_t>(peer.hello.pid), 0));
+  const int fd = static_cast<int>(syscall(SYS_pidfd_open, static_cast<pid_t>(peer.hello.pid), 0));
   if (fd < 0) return;  // gone already, or an old kernel: the connection itself will tell
   peer.pidfd.emplace(io_, fd);
   peer.pidfd->async_wait(asio::posix::stream_descriptor::wait_read,

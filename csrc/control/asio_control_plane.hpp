@@ -48,7 +48,7 @@ class AsioControlPlane final : public engine::ControlPlane {
     Nonce nonce{};
     Session session{};
     bool greeted = false;
-    bool authenticated = false;    // parked: waits for connect()
+    bool authenticated = false;  // parked: waits for connect()
     PeerHello hello;
   };
   using PendingList = std::list<Pending>;

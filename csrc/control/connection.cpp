@@ -22,17 +22,17 @@ void Connection::handOver(FrameFn on_frame, EndFn on_end) {
 }
 
 void Connection::read() {
-  socket_.async_read_some(asio::buffer(chunk_), [self = shared_from_this()](std::error_code error,
-                                                                            std::size_t size) {
-    if (!self->open_) return;
-    if (error) {
-      self->end(error, false);
-      return;
-    }
-    self->input_.insert(self->input_.end(), self->chunk_.begin(), self->chunk_.begin() + size);
-    self->consume();
-    if (self->open_) self->read();
-  });
+  socket_.async_read_some(
+      asio::buffer(chunk_), [self = shared_from_this()](std::error_code error, std::size_t size) {
+        if (!self->open_) return;
+        if (error) {
+          self->end(error, false);
+          return;
+        }
+        self->input_.insert(self->input_.end(), self->chunk_.begin(), self->chunk_.begin() + size);
+        self->consume();
+        if (self->open_) self->read();
+      });
 }
 
 void Connection::consume() {

@@ -1,5 +1,5 @@
-// One framed TCP connection. Reads whole frames, queues writes within a limit, reports its end once.
-// Everything happens inside the io_context of one thread.
+// One framed TCP connection. Reads whole frames, queues writes within a limit, reports its end
+// once. Everything happens inside the io_context of one thread.
 #pragma once
 
 #include <asio.hpp>
@@ -55,7 +55,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::size_t max_frame_ = 64 * 1024;
   std::vector<std::byte> input_;
   std::array<std::byte, 16 * 1024> chunk_;
-  std::vector<std::byte> queue_;    // waits while a write is under way
+  std::vector<std::byte> queue_;  // waits while a write is under way
   std::vector<std::byte> outgoing_;
   bool writing_ = false;
   bool open_ = true;

@@ -1,5 +1,5 @@
-// Control plane over TCP: one authenticated connection per pair of processes, and the place where the
-// progress thread sleeps.
+// Control plane over TCP: one authenticated connection per pair of processes, and the place where
+// the progress thread sleeps.
 #pragma once
 
 #include <functional>
@@ -13,8 +13,8 @@
 namespace papilio::control {
 
 struct Config {
-  engine::PeerHello self;       // `address` is filled in from the listener
-  std::string listen_address;   // local IP address
+  engine::PeerHello self;         // `address` is filled in from the listener
+  std::string listen_address;     // local IP address
   std::vector<std::byte> secret;  // equal for all processes of the job
   Duration handshake_timeout = 5s;
   Duration parking_time = 60s;  // for a peer that calls before connect() names it

@@ -1,6 +1,6 @@
-// What two processes say before they trust each other. Both send a greeting with a nonce, then their
-// hello and a MAC over role, both nonces and the hello: knowledge of the secret, no replay, no
-// reflection. Pure functions on bytes.
+// What two processes say before they trust each other. Both send a greeting with a nonce, then
+// their hello and a MAC over role, both nonces and the hello: knowledge of the secret, no replay,
+// no reflection. Pure functions on bytes.
 #pragma once
 
 #include <array>

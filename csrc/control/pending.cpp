@@ -5,7 +5,8 @@
 namespace papilio::control {
 
 void AsioControlPlane::begin(ConnectionPtr connection, Role role, std::optional<PeerId> dialed) {
-  pending_.push_front(Pending{connection, Timer(io_), role, dialed, makeNonce(), {}, false, false, {}});
+  pending_.push_front(
+      Pending{connection, Timer(io_), role, dialed, makeNonce(), {}, false, false, {}});
   const auto pending = pending_.begin();
   pending->timer.expires_after(config_.handshake_timeout);
   pending->timer.async_wait([this, pending](std::error_code error) {
@@ -16,8 +17,8 @@ void AsioControlPlane::begin(ConnectionPtr connection, Role role, std::optional<
         onPendingFrame(pending, kind, body);
       },
       [this, pending](std::error_code error, bool broken_rules) {
-        auto& counter = pending->authenticated ? counters_.rejected_timeout
-                                               : counters_.rejected_garbage;
+        auto& counter =
+            pending->authenticated ? counters_.rejected_timeout : counters_.rejected_garbage;
         reject(pending, counter,
                broken_rules ? "it sent no valid frame" : "connection ended: " + error.message());
       });
@@ -35,8 +36,7 @@ void AsioControlPlane::onPendingFrame(PendingList::iterator pending, Kind kind,
   }
 }
 
-void AsioControlPlane::gotGreeting(PendingList::iterator pending,
-                                   std::span<const std::byte> body) {
+void AsioControlPlane::gotGreeting(PendingList::iterator pending, std::span<const std::byte> body) {
   const auto theirs = parseGreeting(body);
   if (!theirs) {
     reject(pending, counters_.rejected_garbage, "its greeting is not ours");
@@ -57,8 +57,7 @@ void AsioControlPlane::gotHello(PendingList::iterator pending, std::span<const s
       Peer& peer = peers_.at(*pending->dialed);
       pending->dialed.reset();
       reject(pending, counters_.rejected_secret, "wrong job secret");
-      down(peer, DownCause::rejected,
-           "wrong job secret; set the same PAPILIO_SECRET on all ranks");
+      down(peer, DownCause::rejected, "wrong job secret; set the same PAPILIO_SECRET on all ranks");
       return;
     }
     reject(pending, counters_.rejected_secret, "wrong job secret");

@@ -8,7 +8,17 @@ namespace {
 
 // One byte in front of the fields; never reuse a number.
 enum class Tag : std::uint8_t {
-  join = 1, leave, enter, strict_failed, nack, verdict, progress, fetch, none, settled, suspect,
+  join = 1,
+  leave,
+  enter,
+  strict_failed,
+  nack,
+  verdict,
+  progress,
+  fetch,
+  none,
+  settled,
+  suspect,
   reinstate,
 };
 
@@ -85,7 +95,8 @@ ChunkRange getRange(ByteReader& r) {
 }
 ContributorSet getSet(ByteReader& r) {
   ContributorSet out;
-  for (std::uint32_t w = 0; w < ContributorSet::kWords; ++w) out.setWord(w, r.read<std::uint64_t>());
+  for (std::uint32_t w = 0; w < ContributorSet::kWords; ++w)
+    out.setWord(w, r.read<std::uint64_t>());
   return out;
 }
 bool legal(ChunkRange range) { return range.first <= range.last; }
@@ -234,8 +245,8 @@ struct Describe {
     return "STRICT_FAILED" + text(m.seq) + " culprits" + text(m.culprits);
   }
   std::string operator()(const msg::Nack& m) const {
-    static constexpr const char* kCodes[] = {"?", "schema", "blacklisted", "stale", "corrupt",
-                                             "evicted"};
+    static constexpr const char* kCodes[] = {"?",     "schema",  "blacklisted",
+                                             "stale", "corrupt", "evicted"};
     return "NACK " + std::string(kCodes[static_cast<std::uint8_t>(m.code)]) + text(m.seq);
   }
   std::string operator()(const msg::Verdict& m) const {
@@ -244,7 +255,9 @@ struct Describe {
   std::string operator()(const msg::Progress& m) const {
     return "PROGRESS" + text(m.seq) + " missing" + text(m.missing);
   }
-  std::string operator()(const msg::Fetch& m) const { return "FETCH" + text(m.seq) + text(m.chunks); }
+  std::string operator()(const msg::Fetch& m) const {
+    return "FETCH" + text(m.seq) + text(m.chunks);
+  }
   std::string operator()(const msg::None& m) const { return "NONE" + text(m.seq) + text(m.chunks); }
   std::string operator()(const msg::Settled& m) const {
     return "SETTLED" + text(m.seq) + text(m.chunks);

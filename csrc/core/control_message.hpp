@@ -101,9 +101,9 @@ struct Reinstate {
 
 }  // namespace msg
 
-using ControlBody = std::variant<msg::Join, msg::Leave, msg::Enter, msg::StrictFailed, msg::Nack,
-                                 msg::Verdict, msg::Progress, msg::Fetch, msg::None, msg::Settled, msg::Suspect,
-                                 msg::Reinstate>;
+using ControlBody =
+    std::variant<msg::Join, msg::Leave, msg::Enter, msg::StrictFailed, msg::Nack, msg::Verdict,
+                 msg::Progress, msg::Fetch, msg::None, msg::Settled, msg::Suspect, msg::Reinstate>;
 
 struct ControlMessage {
   GroupId group;

@@ -37,7 +37,8 @@ class Layout {
   std::uint64_t numel() const { return numel_; }
   std::size_t elementSize() const { return element_size_; }
   std::uint32_t groupSize() const { return n_; }
-  // Chunks of the shard of `rank`: [first, first + count). Shards at the end may be shorter or empty.
+  // Chunks of the shard of `rank`: [first, first + count). Shards at the end may be shorter or
+  // empty.
   struct Span {
     std::uint32_t first = 0;
     std::uint32_t count = 0;

@@ -29,9 +29,9 @@ struct RoundShape {
   ReduceOp op = ReduceOp::sum;
   DType dtype = DType::float32;
   bool strict = false;
-  std::uint64_t numel = 0;      // elements of this rank's input
-  double premul = 1.0;          // factor of PREMUL_SUM, else 1
-  std::uint32_t root = 0;       // group rank, for rooted collectives
+  std::uint64_t numel = 0;        // elements of this rank's input
+  double premul = 1.0;            // factor of PREMUL_SUM, else 1
+  std::uint32_t root = 0;         // group rank, for rooted collectives
   std::uint64_t fingerprint = 0;  // hash of the user's fingerprint; 0 in strict collectives
 
   bool operator==(const RoundShape&) const = default;

@@ -12,7 +12,8 @@ namespace papilio {
 // whatever numel a peer claims.
 inline constexpr std::uint64_t kMaxTensorBytes = std::uint64_t{1} << 42;
 
-// Whether every field has a legal value: known enums, a pair (dtype, op) that exists, finite factor.
+// Whether every field has a legal value: known enums, a pair (dtype, op) that exists, finite
+// factor.
 bool valid(const RoundShape& shape);
 
 void writeShape(ByteWriter& writer, const RoundShape& shape);

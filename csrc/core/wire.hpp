@@ -1,6 +1,7 @@
 // Header of every message on the data lane: 64 bytes, little-endian, its last word a CRC32C of the
 // other 60 and of the extension. CONTRIB and RESULT carry an extension behind it; its size follows
-// from type and group size alone. Nothing here is trusted before parse() said yes (protocol A2, A3).
+// from type and group size alone. Nothing here is trusted before parse() said yes (protocol A2,
+// A3).
 #pragma once
 
 #include <array>

@@ -12,8 +12,8 @@ class ActiveTime {
  public:
   using RealClock = std::chrono::steady_clock;
 
-  // Reads the clock after a wait that was meant to last at most `planned`. What the wait took longer
-  // than that (the process was stopped, or not scheduled) does not count as active time.
+  // Reads the clock after a wait that was meant to last at most `planned`. What the wait took
+  // longer than that (the process was stopped, or not scheduled) does not count as active time.
   Time advance(Duration planned) {
     const auto real = RealClock::now();
     const Duration passed = real - last_;

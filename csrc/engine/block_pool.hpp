@@ -55,7 +55,8 @@ class BlockRef {
 class BlockPool {
  public:
   // `staging_budget`: bytes that tryAllocate() may have in use at once.
-  // What allocate() gives out does not count, or kept results would stop the sending that frees them.
+  // What allocate() gives out does not count, or kept results would stop the sending that frees
+  // them.
   explicit BlockPool(std::uint64_t staging_budget);
   ~BlockPool();
   BlockPool(const BlockPool&) = delete;

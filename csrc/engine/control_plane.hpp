@@ -18,17 +18,23 @@ namespace papilio::engine {
 struct PeerHello {
   ProcessId process;
   Incarnation incarnation;
-  std::string host;          // for people
-  std::string host_id;       // equal for processes that share a kernel and a pid namespace
+  std::string host;     // for people
+  std::string host_id;  // equal for processes that share a kernel and a pid namespace
   std::uint32_t pid = 0;
-  std::string address;       // "10.0.0.3:41532" of its control listener
-  std::string versions;      // "papilio 0.1.0 ucx 1.22.0"
+  std::string address;                  // "10.0.0.3:41532" of its control listener
+  std::string versions;                 // "papilio 0.1.0 ucx 1.22.0"
   std::vector<std::byte> data_address;  // Transport::localAddress()
 };
 
 // Why a peer is gone. Everything but `bye` is hard evidence of a death or of a broken path.
-enum class DownCause : std::uint8_t { bye, process_exit, connection_closed, connection_reset,
-                                      unreachable, rejected };
+enum class DownCause : std::uint8_t {
+  bye,
+  process_exit,
+  connection_closed,
+  connection_reset,
+  unreachable,
+  rejected
+};
 const char* name(DownCause cause);
 
 struct ControlObserver {
@@ -49,7 +55,7 @@ struct ControlCounters {
   std::uint64_t rejected_secret = 0;
   std::uint64_t rejected_timeout = 0;  // half a handshake
   std::uint64_t rejected_duplicate = 0;
-  std::uint64_t frames_dropped = 0;    // to a peer whose queue was full
+  std::uint64_t frames_dropped = 0;  // to a peer whose queue was full
 };
 
 class ControlPlane {

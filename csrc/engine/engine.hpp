@@ -31,12 +31,12 @@ using LogFn = std::function<void(LogLevel, const std::string& line)>;
 
 struct EngineConfig {
   LaneFactory lanes;
-  LogFn log;                 // one line per event; called on the progress thread
-  std::string versions;      // goes into the handshake
+  LogFn log;             // one line per event; called on the progress thread
+  std::string versions;  // goes into the handshake
 };
 
 struct GroupConfig {
-  std::string name;          // for people
+  std::string name;  // for people
   GroupId id;
   Rank rank;
   std::uint32_t size = 1;
@@ -73,7 +73,7 @@ struct StrictPhase {
     std::byte* recv = nullptr;
     std::uint64_t recv_bytes = 0;
   };
-  std::vector<Piece> pieces;       // by rank
+  std::vector<Piece> pieces;                                // by rank
   std::function<void(const ContributorSet& members)> then;  // after the phase's data is complete
 };
 // A strict collective: every live member enters with the same shape, then the phases run in order.
@@ -121,8 +121,8 @@ class Engine {
   virtual std::string localRecord() const = 0;
   // Returns at once; see Group::waitReady.
   virtual std::shared_ptr<Group> createGroup(GroupConfig config) = 0;
-  // Ends all groups (their rounds fail with `aborted`), says goodbye, joins the thread; < 2 s. Not on
-  // the progress thread, so callbacks must not hold the last reference.
+  // Ends all groups (their rounds fail with `aborted`), says goodbye, joins the thread; < 2 s. Not
+  // on the progress thread, so callbacks must not hold the last reference.
   virtual void shutdown() = 0;
   virtual StatsMap stats() const = 0;
 };

@@ -64,7 +64,7 @@ class EngineCore final : public Engine,
 
  private:
   static constexpr auto kAnswerLimit = std::chrono::seconds(5);
-  static constexpr Duration kLinger = 100ms;     // for data behind a goodbye or a broken lane
+  static constexpr Duration kLinger = 100ms;  // for data behind a goodbye or a broken lane
   static constexpr Duration kFlushLimit = 1s;
   static constexpr Duration kPingEvery = 1s;
   static constexpr Duration kConnectLimit = std::chrono::minutes(10);

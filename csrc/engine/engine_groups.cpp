@@ -9,18 +9,17 @@ namespace papilio::engine {
 std::shared_ptr<Group> EngineCore::createGroup(GroupConfig config) {
   if (config.size == 0 || config.size > kMaxRanks || config.rank.value >= config.size ||
       config.records.size() != config.size) {
-    throw std::invalid_argument("group of " + std::to_string(config.size) + " ranks, rank " +
-                                std::to_string(config.rank.value) + ", " +
-                                std::to_string(config.records.size()) +
-                                " address records: sizes must agree and be at most " +
-                                std::to_string(kMaxRanks));
+    throw std::invalid_argument(
+        "group of " + std::to_string(config.size) + " ranks, rank " +
+        std::to_string(config.rank.value) + ", " + std::to_string(config.records.size()) +
+        " address records: sizes must agree and be at most " + std::to_string(kMaxRanks));
   }
   auto shared = std::make_shared<GroupShared>();
   for (std::uint32_t r = 0; r < config.size; ++r) {
     if (r != config.rank.value) shared->not_ready[Rank{r}] = "no connection yet";
   }
-  auto handle = std::make_shared<GroupHandle>(shared_from_this(), config.id,
-                                              config.options.timeout, shared);
+  auto handle =
+      std::make_shared<GroupHandle>(shared_from_this(), config.id, config.options.timeout, shared);
   if (!post([this, config = std::move(config), shared]() mutable {
         addGroup(std::move(config), shared);
       })) {
@@ -30,8 +29,8 @@ std::shared_ptr<Group> EngineCore::createGroup(GroupConfig config) {
 }
 
 PeerId EngineCore::peerFor(const std::string& record) {
-  const auto [it, fresh] = peer_by_record_.try_emplace(
-      record, PeerId{static_cast<std::uint32_t>(peers_.size())});
+  const auto [it, fresh] =
+      peer_by_record_.try_emplace(record, PeerId{static_cast<std::uint32_t>(peers_.size())});
   if (!fresh) return it->second;
   PeerLink& peer = peers_.emplace_back();
   peer.id = it->second;

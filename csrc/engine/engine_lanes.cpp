@@ -35,8 +35,7 @@ void EngineCore::onMessage(PeerId from, std::span<const std::byte> bytes,
     return;
   }
   const bool theirs = header.src.value < found->config().size &&
-                      header.src != found->config().rank &&
-                      found->peerOf(header.src) == from &&
+                      header.src != found->config().rank && found->peerOf(header.src) == from &&
                       header.incarnation == peer.hello.incarnation;
   if (!theirs) {
     count("rejected.identity");
@@ -205,8 +204,8 @@ void EngineCore::dispatch(PeerLink& peer, Outgoing message) {
   Slot& slot = slots_[token];
   slot.message = std::move(message);
   slot.peer = peer.id;
-  const auto payload = slot.message.payload ? slot.message.payload.view()
-                                            : std::span<const std::byte>{};
+  const auto payload =
+      slot.message.payload ? slot.message.payload.view() : std::span<const std::byte>{};
   ++peer.in_flight;
   peer.in_flight_bytes += payload.size();
   count("bytes.ucx.sent", static_cast<double>(payload.size()));

@@ -174,9 +174,7 @@ void GroupRuntime::perform(effect::Finish& e) {
   if (local.done) local.done(completion);
 }
 
-void GroupRuntime::perform(const effect::Forget& e) {
-  buffers_.forget(e.seq, e.schema);
-}
+void GroupRuntime::perform(const effect::Forget& e) { buffers_.forget(e.seq, e.schema); }
 
 void GroupRuntime::perform(const effect::SendBlocks& e) {
   outboxes_[e.to.value].push(Outbox::Blocks{e.seq, e.phase, 0});
@@ -191,9 +189,8 @@ void GroupRuntime::perform(const effect::RunPhase& e) {
 }
 
 std::string GroupRuntime::prefix(Seq seq) const {
-  return "papilio[rank " + std::to_string(config_.rank.value) + "/" +
-         std::to_string(config_.size) + " " + config_.name + " seq " + std::to_string(seq.value) +
-         "] ";
+  return "papilio[rank " + std::to_string(config_.rank.value) + "/" + std::to_string(config_.size) +
+         " " + config_.name + " seq " + std::to_string(seq.value) + "] ";
 }
 
 void GroupRuntime::perform(const effect::Notify& e) {
@@ -215,9 +212,7 @@ void GroupRuntime::perform(const effect::Notify& e) {
     case EventKind::readmitted:
       host_.log(LogLevel::warn, prefix(event.seq) + peer + " readmitted (" + event.detail + ")");
       break;
-    case EventKind::fallback:
-      host_.log(LogLevel::info, prefix(event.seq) + event.detail);
-      break;
+    case EventKind::fallback: host_.log(LogLevel::info, prefix(event.seq) + event.detail); break;
     default:
       host_.log(LogLevel::info,
                 prefix(event.seq) + fault::name(event.kind) + " " + peer + " (" + why + ")");

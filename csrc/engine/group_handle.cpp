@@ -27,9 +27,8 @@ GroupHandle::~GroupHandle() {
 
 std::map<Rank, std::string> GroupHandle::waitReady(Duration limit) {
   std::unique_lock lock(shared_->mutex);
-  shared_->changed.wait_for(lock, limit, [&] {
-    return shared_->not_ready.empty() || shared_->aborted || shared_->left;
-  });
+  shared_->changed.wait_for(
+      lock, limit, [&] { return shared_->not_ready.empty() || shared_->aborted || shared_->left; });
   return shared_->not_ready;
 }
 
@@ -72,9 +71,8 @@ Seq GroupHandle::submit(AllreduceRequest request, std::optional<Duration> timeou
 Seq GroupHandle::submit(StrictRequest request, std::optional<Duration> timeout, DoneFn done) {
   return enqueue(std::move(request), timeout, std::move(done),
                  [](GroupRuntime& group, Seq seq, StrictRequest r, Duration limit,
-                    GroupRuntime::Clock::time_point issued, DoneFn d) {
-                   group.strict(seq, std::move(r), limit, issued, std::move(d));
-                 });
+                    GroupRuntime::Clock::time_point issued,
+                    DoneFn d) { group.strict(seq, std::move(r), limit, issued, std::move(d)); });
 }
 
 void GroupHandle::withGroup(std::function<void(GroupRuntime&)> action) {

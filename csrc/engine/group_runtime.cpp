@@ -153,8 +153,7 @@ void GroupRuntime::message(Rank from, const DataHeader& header,
   drain();
 }
 
-bool GroupRuntime::keep(Rank from, const DataHeader& header,
-                        std::span<const std::byte> payload) {
+bool GroupRuntime::keep(Rank from, const DataHeader& header, std::span<const std::byte> payload) {
   BlockRef block = host_.pool().allocate(static_cast<std::uint32_t>(payload.size()));
   if (config_.options.payload_crc) {
     if (copyWithCrc32c(block.data(), payload) != header.payload_crc) return false;
@@ -175,8 +174,7 @@ bool GroupRuntime::apply(const DataHeader& header, std::span<const std::byte> pa
   return true;
 }
 
-bool GroupRuntime::place(Rank from, const DataHeader& header,
-                         std::span<const std::byte> payload) {
+bool GroupRuntime::place(Rank from, const DataHeader& header, std::span<const std::byte> payload) {
   const auto it = locals_.find(header.seq);
   if (it == locals_.end() || !it->second.strict) return false;
   const auto& piece = it->second.strict->phases[header.attempt].pieces[from.value];

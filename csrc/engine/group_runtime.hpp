@@ -77,7 +77,8 @@ class GroupRuntime {
   void tick();
   Time nextDeadline() const { return machine_.nextDeadline(); }
 
-  // Fills `out` with the next message for `to`. False: nothing, or no staging memory now (`starved`).
+  // Fills `out` with the next message for `to`. False: nothing, or no staging memory now
+  // (`starved`).
   bool produce(Rank to, Outgoing& out, bool& starved);
   // Nothing owed to a live rank any more.
   bool flushed() const;

@@ -32,8 +32,8 @@ inline float toFloat(Float16 value) {
     return std::bit_cast<float>(sign | (magnitude + 0x70000000u));
   }
   if (exponent == 0) {  // zero, subnormal: exact difference of two normal numbers
-    const float tiny = std::bit_cast<float>(magnitude + 0x38800000u) -
-                       std::bit_cast<float>(0x38800000u);
+    const float tiny =
+        std::bit_cast<float>(magnitude + 0x38800000u) - std::bit_cast<float>(0x38800000u);
     return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(tiny));
   }
   return std::bit_cast<float>(sign | (magnitude + 0x38000000u));

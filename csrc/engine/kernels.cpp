@@ -6,8 +6,8 @@
 
 #include "engine/half.hpp"
 
-// Several instruction sets in one binary, chosen when it is loaded. Contraction is off for the whole
-// project (cmake/Toolchain.cmake), so every clone computes the same bits.
+// Several instruction sets in one binary, chosen when it is loaded. Contraction is off for the
+// whole project (cmake/Toolchain.cmake), so every clone computes the same bits.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__SANITIZE_THREAD__) && \
     !defined(__SANITIZE_ADDRESS__)
 #define PAPILIO_CLONES __attribute__((target_clones("default", "avx2", "arch=skylake-avx512")))
@@ -21,17 +21,18 @@ namespace {
 // Elements per tile: the accumulator stays in the first-level cache while all inputs pass by.
 constexpr std::uint64_t kTile = 2048;
 
-#define PAPILIO_ACCUMULATE(Name, Acc, T, Load)                                                 \
-  PAPILIO_CLONES void Name(Acc* __restrict acc, const T* __restrict in, std::uint64_t n, Acc weight, bool first) { \
-    if (first && weight == Acc{1}) {                                                           \
-      for (std::uint64_t i = 0; i < n; ++i) acc[i] = Load;                                     \
-    } else if (first) {                                                                        \
-      for (std::uint64_t i = 0; i < n; ++i) acc[i] = (Load)*weight;                            \
-    } else if (weight == Acc{1}) {                                                             \
-      for (std::uint64_t i = 0; i < n; ++i) acc[i] += Load;                                    \
-    } else {                                                                                   \
-      for (std::uint64_t i = 0; i < n; ++i) acc[i] += (Load)*weight;                           \
-    }                                                                                          \
+#define PAPILIO_ACCUMULATE(Name, Acc, T, Load)                                           \
+  PAPILIO_CLONES void Name(Acc* __restrict acc, const T* __restrict in, std::uint64_t n, \
+                           Acc weight, bool first) {                                     \
+    if (first && weight == Acc{1}) {                                                     \
+      for (std::uint64_t i = 0; i < n; ++i) acc[i] = Load;                               \
+    } else if (first) {                                                                  \
+      for (std::uint64_t i = 0; i < n; ++i) acc[i] = (Load) * weight;                    \
+    } else if (weight == Acc{1}) {                                                       \
+      for (std::uint64_t i = 0; i < n; ++i) acc[i] += Load;                              \
+    } else {                                                                             \
+      for (std::uint64_t i = 0; i < n; ++i) acc[i] += (Load) * weight;                   \
+    }                                                                                    \
   }
 
 PAPILIO_ACCUMULATE(accumulate, float, float, in[i])
@@ -81,13 +82,13 @@ void weighted(std::span<const ReduceInput> inputs, std::uint64_t numel, double f
   }
 }
 
-#define PAPILIO_ANY_FULL(T)                                                          \
-  PAPILIO_CLONES bool anyFull(const T* values, std::uint64_t numel, T mask) {        \
-    T found = 0;                                                                     \
-    for (std::uint64_t i = 0; i < numel; ++i) {                                      \
-      found = static_cast<T>(found | ((values[i] & mask) == mask));                  \
-    }                                                                                \
-    return found != 0;                                                               \
+#define PAPILIO_ANY_FULL(T)                                                   \
+  PAPILIO_CLONES bool anyFull(const T* values, std::uint64_t numel, T mask) { \
+    T found = 0;                                                              \
+    for (std::uint64_t i = 0; i < numel; ++i) {                               \
+      found = static_cast<T>(found | ((values[i] & mask) == mask));           \
+    }                                                                         \
+    return found != 0;                                                        \
   }
 
 PAPILIO_ANY_FULL(std::uint16_t)

@@ -1,5 +1,5 @@
-// Arithmetic of the collectives on host memory. Every function is the reference for its device twin:
-// the same operations in the same order, no fused multiply-add, so results agree bit for bit.
+// Arithmetic of the collectives on host memory. Every function is the reference for its device
+// twin: the same operations in the same order, no fused multiply-add, so results agree bit for bit.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,5 @@
-// What one group still has to send to one rank. Results go first (others wait for them), then blocks of strict collectives, then contributions within their credits.
+// What one group still has to send to one rank. Results go first (others wait for them), then
+// blocks of strict collectives, then contributions within their credits.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +19,7 @@ class Outbox {
   // A kept result holds its own reference: the round may be forgotten before a slow peer took it.
   struct Result {
     DataHeader header;
-    BlockRef payload;   // empty: `header` names a chunk of the unfinished tensor
+    BlockRef payload;  // empty: `header` names a chunk of the unfinished tensor
   };
   // One piece of a strict phase, cut into blocks as it is sent.
   struct Blocks {
@@ -59,9 +60,9 @@ class Outbox {
   bool flushed() const { return results_.empty() && blocks_.empty(); }
 
  private:
-  // Contributions to one owner's shard. Every rank sends a shard's chunks in ascending order, so with
-  // credits per shard the reducer always has one chunk that all senders have reached: no deadlock
-  // between senders whose credits are spent on different chunks.
+  // Contributions to one owner's shard. Every rank sends a shard's chunks in ascending order, so
+  // with credits per shard the reducer always has one chunk that all senders have reached: no
+  // deadlock between senders whose credits are spent on different chunks.
   struct Shard {
     std::deque<Contribution> queue;
     std::set<std::pair<Seq, ChunkIndex>> in_flight;

@@ -47,8 +47,8 @@ struct PeerLink {
   State state = State::connecting;
   bool said_goodbye = false;
   bool lane_open = false;
-  bool dirty = false;     // a group may have something to send
-  bool starved = false;   // waits for staging memory
+  bool dirty = false;    // a group may have something to send
+  bool starved = false;  // waits for staging memory
   fault::Reason down_reason = fault::Reason::none;
   std::string down_detail;
   PeerHello hello;

@@ -13,8 +13,7 @@ std::vector<KeptContribution> RoundBuffers::takeContributions(const ChunkKey& ke
   if (it == contributions_.end()) return {};
   auto out = std::move(it->second);
   contributions_.erase(it);
-  std::sort(out.begin(), out.end(),
-            [](const auto& a, const auto& b) { return a.rank < b.rank; });
+  std::sort(out.begin(), out.end(), [](const auto& a, const auto& b) { return a.rank < b.rank; });
   return out;
 }
 

@@ -1,5 +1,5 @@
-// How long a round may wait for a member behind the median member (protocol D2, D5). Lags are pooled
-// over all members: a chronic straggler must not buy itself patience with its own history.
+// How long a round may wait for a member behind the median member (protocol D2, D5). Lags are
+// pooled over all members: a chronic straggler must not buy itself patience with its own history.
 #pragma once
 
 #include <array>

@@ -82,8 +82,9 @@ void Contribution::gotResult(Time, Rank from, const DataHeader& header, Effects&
   const bool fetched = (header.flags & kFetched) != 0;
   if ((header.flags & kLateNotCounted) != 0) behind_ = true;
   if (header.contributors.contains(members_.me())) counted_ = true;
-  const Source source =
-      fetched ? Source::fetched : header.attempt > 0 ? Source::redone : Source::reduced;
+  const Source source = fetched              ? Source::fetched
+                        : header.attempt > 0 ? Source::redone
+                                             : Source::reduced;
   // Whoever else may be collecting this chunk must not wait for this rank.
   const Rank reducer = members_.reducerFor(layout_.owner(header.chunk), seq_);
   if (reducer != from && reducer != members_.me()) {

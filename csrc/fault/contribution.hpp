@@ -55,7 +55,7 @@ class Contribution {
   ContributorSet overdue(Time now) const;
   Time nextDeadline() const;
   Time ceiling() const { return ceiling_; }
-  bool holds(ChunkIndex chunk) const;     // the result is in the tensor
+  bool holds(ChunkIndex chunk) const;  // the result is in the tensor
   bool waits(ChunkIndex chunk) const { return chunks_[chunk.value].state != State::got; }
   DataHeader heldHeader(ChunkIndex chunk) const;  // for SendHeld: contributors, weight, attempt
   std::vector<ChunkRange> gotRanges() const;
@@ -82,8 +82,8 @@ class Contribution {
     Rank target;
     std::uint16_t attempt = 0;
     std::uint8_t resends = 0;
-    bool hard = false;        // fetching because the reducer is gone for good
-    ContributorSet asked;     // fetching: who may still answer
+    bool hard = false;     // fetching because the reducer is gone for good
+    ContributorSet asked;  // fetching: who may still answer
     Time fetch_until{};
     Source source = Source::local;
     ContributorSet contributors;

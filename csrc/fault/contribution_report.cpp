@@ -30,9 +30,7 @@ Report Contribution::report() const {
       report.chunks.push_back(entry);
     }
   }
-  report.outcome = complete    ? Outcome::complete
-                   : all_local ? Outcome::local
-                               : Outcome::degraded;
+  report.outcome = complete ? Outcome::complete : all_local ? Outcome::local : Outcome::degraded;
   blameMissing(report);
   return report;
 }

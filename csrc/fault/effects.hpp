@@ -92,11 +92,10 @@ struct Notify {
 
 }  // namespace effect
 
-using Effect =
-    std::variant<effect::SendContribution, effect::DropContributions, effect::SendResult,
-                 effect::SendHeld, effect::Reduce, effect::ApplyOwn, effect::FillLocal,
-                 effect::SendControl, effect::Finish, effect::Forget, effect::SendBlocks,
-                 effect::RunPhase, effect::Notify>;
+using Effect = std::variant<effect::SendContribution, effect::DropContributions, effect::SendResult,
+                            effect::SendHeld, effect::Reduce, effect::ApplyOwn, effect::FillLocal,
+                            effect::SendControl, effect::Finish, effect::Forget, effect::SendBlocks,
+                            effect::RunPhase, effect::Notify>;
 using Effects = std::vector<Effect>;
 
 }  // namespace papilio::fault

@@ -6,10 +6,10 @@
 namespace papilio::fault {
 
 namespace {
-constexpr Duration kHardCeiling = 120s;       // T_hard of tolerant rounds (protocol D5)
-constexpr std::size_t kRoundsKept = 4;        // complete rounds, for repeats after damage …
+constexpr Duration kHardCeiling = 120s;               // T_hard of tolerant rounds (protocol D5)
+constexpr std::size_t kRoundsKept = 4;                // complete rounds, for repeats after damage …
 constexpr std::uint64_t kCompleteBytes = 4ULL << 20;  // … as long as they are small
-constexpr std::size_t kMaxRoundsKept = 4096;  // rounds somebody may still ask for
+constexpr std::size_t kMaxRoundsKept = 4096;          // rounds somebody may still ask for
 constexpr Duration kMaxSelfDoubt = 10s;
 }  // namespace
 
@@ -147,9 +147,9 @@ RoundError Machine::quorumError() const {
   RoundError error;
   error.kind = ErrorKind::quorum_lost;
   error.ranks = members_.all() - members_.present();
-  error.text = std::to_string(members_.present().count()) + " of " +
-               std::to_string(config_.size) + " members are left, fewer than min_peers=" +
-               std::to_string(config_.options.min_peers);
+  error.text =
+      std::to_string(members_.present().count()) + " of " + std::to_string(config_.size) +
+      " members are left, fewer than min_peers=" + std::to_string(config_.options.min_peers);
   return error;
 }
 
@@ -330,8 +330,8 @@ void Machine::prune() {
     const bool served = quiet(round) && round.finished &&
                         std::all_of(round.variants.begin(), round.variants.end(),
                                     [](const auto& entry) { return entry.second->complete(); });
-    const bool over = kept_bytes_ > config_.options.retention_bytes ||
-                      rounds_.size() > kMaxRoundsKept;
+    const bool over =
+        kept_bytes_ > config_.options.retention_bytes || rounds_.size() > kMaxRoundsKept;
     if (!served && !over) return;
     if ((round.local || round.strict) && !round.finished) {
       // The local rank itself is far behind: keep its round, give up what others might ask for.

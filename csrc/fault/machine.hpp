@@ -111,13 +111,13 @@ class Machine {
     std::unique_ptr<StrictRound> strict;
     std::map<SchemaHash, std::unique_ptr<Reduction>> variants;
     SchemaVotes votes;
-    ContributorSet nacked;          // told once that their schema differs
-    ContributorSet evicted_by;      // said that this rank is out
+    ContributorSet nacked;      // told once that their schema differs
+    ContributorSet evicted_by;  // said that this rank is out
     std::map<Rank, RoundShape> early_enters;
     std::optional<msg::StrictFailed> early_failure;
     Rank early_failure_from;
     std::optional<SchemaHash> my_schema;
-    bool finished = false;          // the local rank is through
+    bool finished = false;  // the local rank is through
     bool verdict_known = false;
     std::optional<SchemaHash> winner;  // of a contested schema
     Time contested_since = kNever;
@@ -191,11 +191,11 @@ class Machine {
   Rounds rounds_;
   Effects effects_;
   std::uint64_t kept_bytes_ = 0;  // result bytes kept for late members
-  Seq entered_;           // newest round of the local rank
-  Seq forgotten_before_;  // rounds before this one are gone here
-  Seq newest_;            // newest round anybody showed
-  std::size_t active_ = 0;  // local rounds not finished
-  std::set<Seq> live_;      // rounds that may still change: unfinished, or collecting
+  Seq entered_;                   // newest round of the local rank
+  Seq forgotten_before_;          // rounds before this one are gone here
+  Seq newest_;                    // newest round anybody showed
+  std::size_t active_ = 0;        // local rounds not finished
+  std::set<Seq> live_;            // rounds that may still change: unfinished, or collecting
   Time suspect_self_until_{};
 };
 

@@ -1,5 +1,5 @@
-// Control messages. Every one is a hint from a peer: it may end a wait or redirect traffic, it never
-// adds a byte to a sum.
+// Control messages. Every one is a hint from a peer: it may end a wait or redirect traffic, it
+// never adds a byte to a sum.
 #include <algorithm>
 
 #include "fault/machine.hpp"
@@ -88,8 +88,9 @@ void Machine::on(Time now, Rank from, const msg::Nack& nack) {
     const auto others = members_.present().count() - 1;
     if (round->local && !round->finished && round->evicted_by.count() * 2 > others) {
       RoundError error{ErrorKind::evicted, round->evicted_by, Reason::schema, {}, {}, {}};
-      error.text = "the others trained another model and went on without this rank; restart it "
-                   "with the right one";
+      error.text =
+          "the others trained another model and went on without this rank; restart it "
+          "with the right one";
       finishLocal(now, nack.seq, *round, std::move(error));
     }
   } else if (nack.code == NackCode::corrupt) {

@@ -86,7 +86,8 @@ Admission Machine::judgeContribution(Time now, Rank from, const DataHeader& head
   if (round.winner && *round.winner != header.schema) return Admission::drop;
   Reduction& reduction = variant(now, header.seq, round, header.schema, header.shape);
   const Layout& layout = reduction.layout();
-  if (header.chunk.value >= layout.chunkCount() || header.payload_bytes != layout.bytes(header.chunk) ||
+  if (header.chunk.value >= layout.chunkCount() ||
+      header.payload_bytes != layout.bytes(header.chunk) ||
       (layout.owner(header.chunk).value + header.attempt) % config_.size != members_.me().value) {
     ++counters_.dropped_malformed;
     return Admission::drop;
@@ -137,11 +138,10 @@ Admission Machine::judgeResult(Rank from, const DataHeader& header) {
     return Admission::drop;
   }
   const Contribution& local = *round->local;
-  const bool legal = header.chunk.value < local.layout().chunkCount() &&
-                     header.payload_bytes == local.layout().bytes(header.chunk) &&
-                     !header.contributors.empty() &&
-                     (header.contributors - members_.all()).empty() &&
-                     std::isfinite(header.weight_sum);
+  const bool legal =
+      header.chunk.value < local.layout().chunkCount() &&
+      header.payload_bytes == local.layout().bytes(header.chunk) && !header.contributors.empty() &&
+      (header.contributors - members_.all()).empty() && std::isfinite(header.weight_sum);
   if (!legal) {
     ++counters_.dropped_malformed;
     return Admission::drop;

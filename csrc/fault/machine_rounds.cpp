@@ -43,7 +43,7 @@ void Machine::pump(Time now, Seq seq, Round& round) {
       if (auto* finish = std::get_if<effect::Finish>(&effect); finish && finish->seq == seq) {
         finish->report.view = config_.view;
         finish->report.self_suspect = round.self_suspect;
-        ++(finish->error ? counters_.rounds_failed
+        ++(finish->error                                 ? counters_.rounds_failed
            : finish->report.outcome == Outcome::complete ? counters_.rounds_complete
                                                          : counters_.rounds_degraded);
       }
@@ -68,8 +68,7 @@ void Machine::reduced(Time now, Seq seq, SchemaHash schema, ChunkIndex chunk,
   if (reduction.layout().owner(chunk) != members_.me()) ++counters_.redone_chunks;
   if (reduction.firstClose()) noteLags(reduction);
   Contribution* local = round->local.get();
-  if (local != nullptr && !round->finished && local->schema() == schema &&
-      local->takesOwn(chunk)) {
+  if (local != nullptr && !round->finished && local->schema() == schema && local->takesOwn(chunk)) {
     effects_.push_back(effect::ApplyOwn{seq, schema, chunk});
     local->gotOwn(chunk, actual, reduction.result(chunk)->weight_sum);
   }
@@ -142,7 +141,8 @@ void Machine::judgeLate(Time now, Seq seq, Round& round, const ContributorSet& l
   missing.erase(members_.me());
   const auto others = members_.expected().count() - 1;
   // Who misses most of the group at once is itself the one that is cut off (protocol D2, C6).
-  const bool sick = now < suspect_self_until_ || (missing.count() >= 2 && missing.count() * 2 > others);
+  const bool sick =
+      now < suspect_self_until_ || (missing.count() >= 2 && missing.count() * 2 > others);
   if (sick) round.self_suspect = true;
   missing.forEach([&](Rank rank) {
     bool shown = false;
@@ -200,9 +200,8 @@ void Machine::blacklistSchema(Time now, Seq seq, Rank rank) {
       if (const auto* shape = round->votes.shapeOf(*vote)) theirs = describe(*shape);
     }
   }
-  const auto* mine = round != nullptr && round->my_schema
-                         ? round->votes.shapeOf(*round->my_schema)
-                         : nullptr;
+  const auto* mine =
+      round != nullptr && round->my_schema ? round->votes.shapeOf(*round->my_schema) : nullptr;
   notify(EventKind::blacklisted, rank, Reason::schema, seq,
          "it has " + theirs + (mine != nullptr ? ", this rank has " + describe(*mine) : "") +
              "; its gradients are disregarded until it returns with the right model");
@@ -216,8 +215,8 @@ void Machine::tellSchema(Seq seq, Round& round, Rank to) {
   const RoundShape* mine = round.votes.shapeOf(*round.my_schema);
   if (mine == nullptr) return;
   round.nacked.insert(to);
-  toControl(to, msg::Nack{seq, NackCode::schema, {}, {}, *mine,
-                          round.votes.votersOf(*round.my_schema)});
+  toControl(
+      to, msg::Nack{seq, NackCode::schema, {}, {}, *mine, round.votes.votersOf(*round.my_schema)});
 }
 
 void Machine::resolveSchema(Time now, Seq seq, Round& round, bool force) {
@@ -291,7 +290,8 @@ void Machine::strictMismatch(Time now, Seq seq, Round& round) {
   error.mine = describe(*mine);
   const bool wins = decision->winner == round.my_schema;
   error.kind = wins ? ErrorKind::peer_failed : ErrorKind::schema_mismatch;
-  error.ranks = wins ? decision->losers : members_.present() - round.votes.votersOf(*round.my_schema);
+  error.ranks =
+      wins ? decision->losers : members_.present() - round.votes.votersOf(*round.my_schema);
   error.ranks.erase(members_.me());
   error.ranks.forEach([&](Rank rank) {
     const auto vote = round.votes.of(rank);

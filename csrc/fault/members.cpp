@@ -115,9 +115,8 @@ bool Members::missed(Rank rank, bool strike) {
   member.pace = Member::Pace::late;
   member.timely_streak = 0;
   if (!strike) return false;
-  std::erase_if(member.strikes, [&](std::uint64_t round) {
-    return round + kStrikeWindow <= member.judged_rounds;
-  });
+  std::erase_if(member.strikes,
+                [&](std::uint64_t round) { return round + kStrikeWindow <= member.judged_rounds; });
   member.strikes.push_back(member.judged_rounds);
   if (member.strikes.size() < slow_strikes_) return false;
   member.strikes.clear();

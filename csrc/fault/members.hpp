@@ -58,7 +58,7 @@ class Members {
   ContributorSet present() const;  // not gone, self included
   // Rounds wait for these (self included).
   ContributorSet expected() const;
-  bool counts(Rank rank) const;         // its contributions may be added
+  bool counts(Rank rank) const;              // its contributions may be added
   bool mayReduce(Rank rank, Seq seq) const;  // its shards of that round go to it
   // First rank from `owner` on, in ring order, that may reduce; self when nobody else may.
   Rank reducerFor(Rank owner, Seq seq) const;
@@ -82,8 +82,8 @@ class Members {
   void recordLag(Rank rank, Duration lag);
 
  private:
-  static constexpr std::uint64_t kStrikeWindow = 10;   // judged rounds
-  static constexpr std::uint32_t kCleanStreak = 10;    // timely rounds that forget an incident
+  static constexpr std::uint64_t kStrikeWindow = 10;  // judged rounds
+  static constexpr std::uint32_t kCleanStreak = 10;   // timely rounds that forget an incident
 
   std::uint32_t n_;
   Rank me_;

@@ -141,7 +141,8 @@ Time Reduction::deadlineOf(Rank rank) const {
   // so the clock restarts with every arrival and every close; the rate floor bounds the whole.
   const Time quiet = std::max({median_, last_seen_[rank.value], last_close_}) + policy_.budget();
   const double bytes = static_cast<double>(layout_.numel() * layout_.elementSize());
-  const Time ceiling = first_seen_[rank.value] + policy_.patience() + fromSeconds(bytes / kRateFloor);
+  const Time ceiling =
+      first_seen_[rank.value] + policy_.patience() + fromSeconds(bytes / kRateFloor);
   return std::min(quiet, std::max(ceiling, median_ + policy_.patience()));
 }
 

@@ -51,7 +51,7 @@ struct Report {
   ViewNumber view;
   Outcome outcome = Outcome::complete;
   std::uint64_t nbytes = 0;
-  Duration elapsed{};  // filled by the engine, from issue to completion
+  Duration elapsed{};               // filled by the engine, from issue to completion
   std::vector<ReportChunk> chunks;  // partition of [0, numel), adjacent equal ones merged
   std::map<Rank, Reason> blamed;
   ContributorSet late;
@@ -75,8 +75,8 @@ struct RoundError {
   ErrorKind kind = ErrorKind::none;
   ContributorSet ranks;  // whom it names
   Reason reason = Reason::none;
-  std::string text;      // evidence and what happens next, one sentence each
-  std::string mine;      // schema_mismatch: what this rank has, and what the others have
+  std::string text;  // evidence and what happens next, one sentence each
+  std::string mine;  // schema_mismatch: what this rank has, and what the others have
   std::string theirs;
   explicit operator bool() const { return kind != ErrorKind::none; }
 };

@@ -66,8 +66,8 @@ class StrictRound {
   Time deadline_;
   ContributorSet taking_part_;  // members of this collective, self included
   ContributorSet entered_;
-  std::uint16_t phase_ = 0;     // the one whose data is being collected
-  std::uint16_t launched_ = 0;  // phases whose sends were asked for
+  std::uint16_t phase_ = 0;                          // the one whose data is being collected
+  std::uint16_t launched_ = 0;                       // phases whose sends were asked for
   std::vector<std::vector<std::vector<bool>>> got_;  // [phase][rank][block]
   std::vector<std::vector<std::uint32_t>> left_;     // blocks still to come, [phase][rank]
   std::vector<ContributorSet> unsent_;               // per phase: SendBlocks not yet posted

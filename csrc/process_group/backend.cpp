@@ -20,9 +20,8 @@ BackendPapilio::BackendPapilio(c10::intrusive_ptr<c10d::Store> store, int rank, 
       name_(std::move(name)),
       settings_(std::move(settings)),
       timeout_(timeout) {
-  process_ = Process::acquire([&] {
-    return ProcessSettings{settings_.interface, jobSecret(*store), settings_.log_level};
-  });
+  process_ = Process::acquire(
+      [&] { return ProcessSettings{settings_.interface, jobSecret(*store), settings_.log_level}; });
   const auto met = meet(*store, rank, size, process_->engine().localRecord(),
                         process_->nextGroupNumber(), timeout);
   engine::GroupConfig config;
@@ -117,9 +116,9 @@ RoundShape BackendPapilio::shapeFor(OpKind kind, const at::Tensor& tensor) const
 }
 
 bool BackendPapilio::tolerant(const RoundShape& shape) const {
-  const bool possible = isFloating(shape.dtype) &&
-                        (shape.op == ReduceOp::sum || shape.op == ReduceOp::avg ||
-                         shape.op == ReduceOp::premul_sum);
+  const bool possible =
+      isFloating(shape.dtype) &&
+      (shape.op == ReduceOp::sum || shape.op == ReduceOp::avg || shape.op == ReduceOp::premul_sum);
   if (!possible || shape.numel == 0) return false;
   if (modeOverride() == ModeOverride::strict) return false;
   return settings_.group.mode == fault::Mode::bounded || modeOverride() == ModeOverride::tolerant;
@@ -137,8 +136,8 @@ std::vector<Buffer> buffersOf(const std::vector<at::Tensor>& tensors) {
 }
 
 // All usable, of the reference's dtype, each with `numel` elements.
-void requireList(const std::vector<at::Tensor>& tensors, std::size_t count,
-                 const at::Tensor& like, int64_t numel, const char* what) {
+void requireList(const std::vector<at::Tensor>& tensors, std::size_t count, const at::Tensor& like,
+                 int64_t numel, const char* what) {
   TORCH_CHECK_VALUE(tensors.size() == count, "papilio: ", what, " needs ", count,
                     " tensors, one per rank, got ", tensors.size());
   for (const auto& tensor : tensors) {
@@ -227,9 +226,8 @@ BackendPapilio::WorkPtr BackendPapilio::gather(std::vector<Tensors>& outputs, Te
   } else {
     TORCH_CHECK_VALUE(outputs.empty(), "papilio: gather takes outputs at the root only");
   }
-  return submit(
-      Issue{"gather", c10d::OpType::GATHER, opts.timeout, list, joined(list, inputs)},
-      strictGather(ring(), shape, bufferOf(input), buffersOf(list)));
+  return submit(Issue{"gather", c10d::OpType::GATHER, opts.timeout, list, joined(list, inputs)},
+                strictGather(ring(), shape, bufferOf(input), buffersOf(list)));
 }
 
 BackendPapilio::WorkPtr BackendPapilio::scatter(Tensors& outputs, std::vector<Tensors>& inputs,
@@ -251,8 +249,7 @@ BackendPapilio::WorkPtr BackendPapilio::scatter(Tensors& outputs, std::vector<Te
       strictScatter(ring(), shape, bufferOf(output), buffersOf(list)));
 }
 
-BackendPapilio::WorkPtr BackendPapilio::reduce(Tensors& tensors,
-                                               const c10d::ReduceOptions& opts) {
+BackendPapilio::WorkPtr BackendPapilio::reduce(Tensors& tensors, const c10d::ReduceOptions& opts) {
   const at::Tensor& tensor = single(tensors, "reduce");
   requireUsable(tensor, "reduce");
   RoundShape shape = shapeFor(OpKind::reduce, tensor);
@@ -298,17 +295,20 @@ BackendPapilio::WorkPtr BackendPapilio::_reduce_scatter_base(
                    " differs from input dtype ", input.scalar_type());
   TORCH_CHECK_VALUE(input.numel() == output.numel() * size_, "papilio: reduce_scatter input has ",
                     input.numel(), " elements, expected ", output.numel(), " x ", size_);
-  return reduceScatter(
-      {"reduce_scatter", c10d::OpType::_REDUCE_SCATTER_BASE, opts.timeout, {output}, {output, input}},
-      output, input.view(-1).chunk(size_), opts.reduceOp);
+  return reduceScatter({"reduce_scatter",
+                        c10d::OpType::_REDUCE_SCATTER_BASE,
+                        opts.timeout,
+                        {output},
+                        {output, input}},
+                       output, input.view(-1).chunk(size_), opts.reduceOp);
 }
 
 BackendPapilio::WorkPtr BackendPapilio::alltoall(Tensors& outputs, Tensors& inputs,
                                                  const c10d::AllToAllOptions& opts) {
   TORCH_CHECK_VALUE(outputs.size() == static_cast<std::size_t>(size_) &&
                         inputs.size() == static_cast<std::size_t>(size_),
-                    "papilio: all_to_all needs ", size_, " inputs and outputs, got ",
-                    inputs.size(), " and ", outputs.size());
+                    "papilio: all_to_all needs ", size_, " inputs and outputs, got ", inputs.size(),
+                    " and ", outputs.size());
   for (const auto& tensor : joined(outputs, inputs)) {
     requireUsable(tensor, "all_to_all");
     TORCH_CHECK_TYPE(tensor.scalar_type() == inputs[0].scalar_type(),
@@ -336,8 +336,9 @@ std::vector<Buffer> splitRows(const at::Tensor& tensor, const std::vector<int64_
     TORCH_CHECK_VALUE(count >= 0, "papilio: ", what, " split sizes must not be negative");
     total += count;
   }
-  TORCH_CHECK_VALUE(counts.size() == static_cast<std::size_t>(size) && total == rows, "papilio: ",
-                    what, " splits ", splits, " must be ", size, " numbers that sum to ", rows);
+  TORCH_CHECK_VALUE(counts.size() == static_cast<std::size_t>(size) && total == rows,
+                    "papilio: ", what, " splits ", splits, " must be ", size,
+                    " numbers that sum to ", rows);
   const std::uint64_t row_bytes = rows == 0 ? 0 : tensor.nbytes() / static_cast<std::size_t>(rows);
   std::vector<Buffer> out;
   auto* at = static_cast<std::byte*>(tensor.data_ptr());

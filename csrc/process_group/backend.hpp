@@ -74,7 +74,9 @@ class BackendPapilio final : public c10d::Backend {
 
   engine::Group& group() { return *group_; }
   const std::string& name() const { return name_; }
-  const char* mode() const { return settings_.group.mode == fault::Mode::strict ? "strict" : "bounded"; }
+  const char* mode() const {
+    return settings_.group.mode == fault::Mode::strict ? "strict" : "bounded";
+  }
   engine::StatsMap engineStats();
 
  private:

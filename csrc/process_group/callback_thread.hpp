@@ -1,5 +1,5 @@
-// Runs what must not run on the progress thread: completion of futures, release of tensors, log lines,
-// Python event handlers. In order, one at a time.
+// Runs what must not run on the progress thread: completion of futures, release of tensors, log
+// lines, Python event handlers. In order, one at a time.
 #pragma once
 
 #include <condition_variable>
@@ -15,8 +15,8 @@ class CallbackThread {
   CallbackThread();
   ~CallbackThread();
 
-  // From any thread; never blocks for longer than a queue operation. After stop() the job runs at once
-  // in the calling thread.
+  // From any thread; never blocks for longer than a queue operation. After stop() the job runs at
+  // once in the calling thread.
   void post(std::function<void()> job);
   // Runs what is queued, then ends the thread. Not from a job.
   void stop();

@@ -64,10 +64,10 @@ void requireUsable(const at::Tensor& tensor, const char* what) {
   TORCH_CHECK_VALUE(tensor.defined(), "papilio: ", what, " tensor is undefined");
   TORCH_CHECK_VALUE(tensor.layout() == at::kStrided, "papilio: ", what,
                     " tensor must be dense, got layout ", tensor.layout());
-  TORCH_CHECK_VALUE(tensor.device().is_cpu(), "papilio: ", what, " tensor is on ",
-                    tensor.device(), "; this build handles CPU tensors");
-  TORCH_CHECK_VALUE(tensor.is_contiguous(), "papilio: ", what, " tensor of shape ",
-                    tensor.sizes(), " and strides ", tensor.strides(),
+  TORCH_CHECK_VALUE(tensor.device().is_cpu(), "papilio: ", what, " tensor is on ", tensor.device(),
+                    "; this build handles CPU tensors");
+  TORCH_CHECK_VALUE(tensor.is_contiguous(), "papilio: ", what, " tensor of shape ", tensor.sizes(),
+                    " and strides ", tensor.strides(),
                     " must be contiguous; call .contiguous() first");
 }
 

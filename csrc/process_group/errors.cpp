@@ -63,9 +63,8 @@ std::exception_ptr pythonException(const char* name, const std::string& text,
 
 std::string errorText(const ErrorContext& context, Seq seq, const fault::RoundError& error) {
   std::string ranks;
-  error.ranks.forEach([&](Rank rank) {
-    ranks += (ranks.empty() ? "" : ", ") + std::to_string(rank.value);
-  });
+  error.ranks.forEach(
+      [&](Rank rank) { ranks += (ranks.empty() ? "" : ", ") + std::to_string(rank.value); });
   std::string out = "papilio[rank " + std::to_string(context.rank.value) + "/" +
                     std::to_string(context.size) + " " + context.group + " seq " +
                     std::to_string(seq.value) + "] " + context.op + " failed";

@@ -38,8 +38,7 @@ void bindSettings(py::module_& m) {
       .def("set_weight", [](Settings& s, float v) { s.group.weight = v; })
       .def("set_nonfinite_propagate",
            [](Settings& s, bool propagate) {
-             s.group.nonfinite =
-                 propagate ? fault::NonFinite::propagate : fault::NonFinite::drop;
+             s.group.nonfinite = propagate ? fault::NonFinite::propagate : fault::NonFinite::drop;
            })
       .def("set_payload_crc", [](Settings& s, bool v) { s.group.payload_crc = v; });
 }

@@ -40,8 +40,7 @@ std::string versions() {
   return "papilio " PAPILIO_VERSION " torch " TORCH_VERSION " ucx " + ucx::version();
 }
 
-Process::Process(const ProcessSettings& settings)
-    : callbacks_(std::make_shared<CallbackThread>()) {
+Process::Process(const ProcessSettings& settings) : callbacks_(std::make_shared<CallbackThread>()) {
   const auto callbacks = callbacks_;
   const auto threshold = parseLevel(settings.log_level);
   engine::EngineConfig config;
@@ -54,8 +53,8 @@ Process::Process(const ProcessSettings& settings)
       std::fflush(stderr);
     });
   };
-  const std::string address = control::addressFor(
-      settings.interface.empty() ? routeToMaster() : settings.interface);
+  const std::string address =
+      control::addressFor(settings.interface.empty() ? routeToMaster() : settings.interface);
   const auto log_line = [log = config.log](const std::string& line) {
     log(engine::LogLevel::info, "papilio: " + line);
   };

@@ -12,8 +12,8 @@
 namespace papilio::pg {
 
 struct ProcessSettings {
-  std::string interface;     // name or address; empty: the one that routes to MASTER_ADDR
-  std::string secret;        // job secret for the control handshake
+  std::string interface;           // name or address; empty: the one that routes to MASTER_ADDR
+  std::string secret;              // job secret for the control handshake
   std::string log_level = "warn";  // debug, info, warn, error, off
 };
 

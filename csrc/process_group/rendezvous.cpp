@@ -55,9 +55,10 @@ void waitForAll(c10d::Store& store, int size, std::chrono::milliseconds limit) {
       try {
         there = store.check({keyOf(r)});
       } catch (const std::exception&) {
-        C10_THROW_ERROR(DistBackendError,
-                        std::string("papilio: the store that the group meets at does not answer: ") +
-                            error.what());
+        C10_THROW_ERROR(
+            DistBackendError,
+            std::string("papilio: the store that the group meets at does not answer: ") +
+                error.what());
       }
       if (!there) missing += (missing.empty() ? "" : ", ") + std::to_string(r);
     }

@@ -84,7 +84,9 @@ StrictRequest shardedAllreduce(Ring ring, const RoundShape& shape, Buffer tensor
     reduceMembers(ring, shape, members, theirs->data(), mine * element, mine,
                   input->data() + start(ring.rank) * element, my_result);
   };
-  gather.then = [=](const ContributorSet&) { copyBytes(tensor.data, result->data(), tensor.bytes); };
+  gather.then = [=](const ContributorSet&) {
+    copyBytes(tensor.data, result->data(), tensor.bytes);
+  };
   out.phases.push_back(std::move(scatter));
   out.phases.push_back(std::move(gather));
   return out;
@@ -107,7 +109,9 @@ StrictRequest strictBroadcast(Ring ring, const RoundShape& shape, Buffer tensor)
   } else {
     auto received = makeScratch(tensor.bytes);  // an error must not leave the tensor torn
     phase.pieces[shape.root] = {nullptr, 0, received->data(), tensor.bytes};
-    phase.then = [=](const ContributorSet&) { copyBytes(tensor.data, received->data(), tensor.bytes); };
+    phase.then = [=](const ContributorSet&) {
+      copyBytes(tensor.data, received->data(), tensor.bytes);
+    };
   }
   out.phases.push_back(std::move(phase));
   return out;
@@ -208,8 +212,7 @@ StrictRequest strictReduceScatter(Ring ring, const RoundShape& shape, Buffer out
   return out;
 }
 
-StrictRequest strictAlltoall(Ring ring, const RoundShape& shape,
-                             const std::vector<Buffer>& outputs,
+StrictRequest strictAlltoall(Ring ring, const RoundShape& shape, const std::vector<Buffer>& outputs,
                              const std::vector<Buffer>& inputs) {
   std::uint64_t total = 0;
   for (const auto& input : inputs) total += input.bytes;

@@ -1,5 +1,5 @@
-// Strict collectives as phases of pieces (engine::StrictRequest). Memory given by pointer belongs to
-// the caller until the collective ends; scratch belongs to the request. Steps and bytes per rank
+// Strict collectives as phases of pieces (engine::StrictRequest). Memory given by pointer belongs
+// to the caller until the collective ends; scratch belongs to the request. Steps and bytes per rank
 // (n ranks, S bytes per tensor) stand beside each.
 #pragma once
 
@@ -22,8 +22,8 @@ struct Ring {
   std::uint32_t size = 1;
 };
 
-// In place. Up to kDirectBytes: one step, (n-1) S sent; works over the members that are left. Above:
-// reduce-scatter and all-gather, two steps, 2 (n-1)/n S sent; needs every member.
+// In place. Up to kDirectBytes: one step, (n-1) S sent; works over the members that are left.
+// Above: reduce-scatter and all-gather, two steps, 2 (n-1)/n S sent; needs every member.
 engine::StrictRequest strictAllreduce(Ring ring, const RoundShape& shape, Buffer tensor);
 inline constexpr std::uint64_t kDirectBytes = 256 * 1024;
 

@@ -23,7 +23,8 @@ py::dict toDict(const fault::Report& report, const std::string& mode) {
                                  tupleOf(chunk.contributors), chunk.weight));
   }
   py::dict blamed;
-  for (const auto& [rank, reason] : report.blamed) blamed[py::int_(rank.value)] = fault::name(reason);
+  for (const auto& [rank, reason] : report.blamed)
+    blamed[py::int_(rank.value)] = fault::name(reason);
   py::dict out;
   out["op"] = std::string(name(report.shape.kind));
   out["reduce_op"] = std::string(name(report.shape.op));

@@ -28,8 +28,8 @@ WorkPapilio::WorkPapilio(ErrorContext context, c10d::OpType type, const char* ti
       keep_(std::move(keep)),
       timeout_(timeout),
       timed_(timed),
-      future_(c10::make_intrusive<c10::ivalue::Future>(
-          c10::ListType::create(c10::TensorType::get()))),
+      future_(
+          c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::TensorType::get()))),
       result_future_(c10::make_intrusive<c10::ivalue::Future>(c10::IntType::get())) {}
 
 WorkPapilio::~WorkPapilio() = default;
@@ -114,7 +114,8 @@ bool WorkPapilio::wait(std::chrono::milliseconds timeout) {
   std::unique_lock lock(mutex_);
   if (!cv_.wait_for(lock, limit, [&] { return completed_; })) {
     lock.unlock();
-    cancelAndWait("Timed out after " + std::to_string(limit.count()) + " ms, before timing out "
+    cancelAndWait("Timed out after " + std::to_string(limit.count()) +
+                  " ms, before timing out "
                   "nothing came from the ranks named");
     lock.lock();
   }

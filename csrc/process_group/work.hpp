@@ -1,5 +1,5 @@
-// One collective as torch sees it. Completed by the progress thread; futures, tensors and Python objects
-// are touched by the callback thread only.
+// One collective as torch sees it. Completed by the progress thread; futures, tensors and Python
+// objects are touched by the callback thread only.
 #pragma once
 
 #include <torch/csrc/distributed/c10d/Work.hpp>
@@ -32,8 +32,8 @@ class WorkPapilio final : public c10d::Work {
   bool isSuccess() const override;
   std::exception_ptr exception() const override;
   std::vector<at::Tensor> result() override { return outputs_; }
-  // kNoTimeout: the collective's own timeout. After an explicit timeout the collective is ended with
-  // DeadlineExceeded and that is thrown.
+  // kNoTimeout: the collective's own timeout. After an explicit timeout the collective is ended
+  // with DeadlineExceeded and that is thrown.
   bool wait(std::chrono::milliseconds timeout = kNoTimeout) override;
   void synchronize() override;
   void abort() override;

@@ -23,8 +23,8 @@ void EndpointTable::open(PeerId peer, ProcessId process, std::span<const std::by
 
 void EndpointTable::onError(void* raw, ucp_ep_h, ucs_status_t status) noexcept {
   auto& entry = *static_cast<Entry*>(raw);
-  // Only noted here: UCX does not allow closing inside its callback. The status does not tell a dead
-  // process from a broken path (ucx 12.1), so nobody branches on it.
+  // Only noted here: UCX does not allow closing inside its callback. The status does not tell a
+  // dead process from a broken path (ucx 12.1), so nobody branches on it.
   if (entry.state != State::open && entry.state != State::retired) return;
   entry.state = State::failed;
   entry.table->failures_.emplace_back(entry.peer, ucs_status_string(status));

@@ -28,8 +28,8 @@ class UcxTransport final : public engine::Transport {
         worker_(openWorker(context_.get())),
         endpoints_(worker_.get()) {
     ucp_am_handler_param_t handler{};
-    handler.field_mask =
-        UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG;
+    handler.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB |
+                         UCP_AM_HANDLER_PARAM_FIELD_ARG;
     handler.id = kMessageId;
     handler.cb = &UcxTransport::onReceive;
     handler.arg = this;

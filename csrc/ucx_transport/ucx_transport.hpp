@@ -18,8 +18,8 @@ struct Config {
 };
 
 // Opens context and worker. All calls, the destructor included, belong to one thread. Throws
-// std::runtime_error that says what failed and what to look at. A setting that the user made through
-// a UCX_* environment variable is left alone.
+// std::runtime_error that says what failed and what to look at. A setting that the user made
+// through a UCX_* environment variable is left alone.
 std::unique_ptr<engine::Transport> makeTransport(Config config,
                                                  engine::TransportObserver& observer);
 

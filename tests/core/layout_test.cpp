@@ -35,8 +35,8 @@ void expectPartition(std::uint64_t numel, std::size_t element, std::uint32_t n, 
 TEST(Layout, IsAPartition) {
   for (const std::uint32_t n : {1u, 2u, 3u, 4u, 7u, 8u, 64u, 256u}) {
     for (const std::size_t element : {1u, 2u, 4u, 8u}) {
-      for (const std::uint64_t numel : {0ull, 1ull, 63ull, 8192ull, 16385ull, 65537ull, 1000003ull,
-                                        16777216ull}) {
+      for (const std::uint64_t numel :
+           {0ull, 1ull, 63ull, 8192ull, 16385ull, 65537ull, 1000003ull, 16777216ull}) {
         expectPartition(numel, element, n, Seq{numel + n});
       }
     }

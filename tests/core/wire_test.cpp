@@ -87,11 +87,11 @@ TEST(Wire, IllegalFieldsWithAValidChecksum) {
     return parse(encoded.view(), out);
   };
   EXPECT_EQ(reject([](std::byte*) {}), ParseError::none);
-  EXPECT_EQ(reject([](std::byte* b) { b[6] = std::byte{0x80}; }), ParseError::range);   // flag
-  EXPECT_EQ(reject([](std::byte* b) { b[22] = std::byte{1}; }), ParseError::range);     // rank
+  EXPECT_EQ(reject([](std::byte* b) { b[6] = std::byte{0x80}; }), ParseError::range);     // flag
+  EXPECT_EQ(reject([](std::byte* b) { b[22] = std::byte{1}; }), ParseError::range);       // rank
   EXPECT_EQ(reject([](std::byte* b) { std::memset(b + 24, 0, 8); }), ParseError::range);  // seq 0
-  EXPECT_EQ(reject([](std::byte* b) { b[64] = std::byte{0}; }), ParseError::range);     // op kind
-  EXPECT_EQ(reject([](std::byte* b) { b[66] = std::byte{99}; }), ParseError::range);    // dtype
+  EXPECT_EQ(reject([](std::byte* b) { b[64] = std::byte{0}; }), ParseError::range);       // op kind
+  EXPECT_EQ(reject([](std::byte* b) { b[66] = std::byte{99}; }), ParseError::range);      // dtype
   EXPECT_EQ(reject([](std::byte* b) { std::memset(b + 72, 0xff, 8); }), ParseError::range);
   EXPECT_EQ(reject([](std::byte* b) {
               const double nan = std::numeric_limits<double>::quiet_NaN();

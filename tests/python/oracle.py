@@ -17,7 +17,9 @@ DTYPES = {
 def values(rank: int, salt: int, start: int, stop: int) -> np.ndarray:
     """Input of a rank: small integers, different for every rank and index."""
     index = np.arange(start, stop, dtype=np.uint32)
-    mixed = (index + np.uint32(rank * 13 + salt * 31)) ^ ((index >> np.uint32(8)) * np.uint32(rank + 1))
+    mixed = (index + np.uint32(rank * 13 + salt * 31)) ^ (
+        (index >> np.uint32(8)) * np.uint32(rank + 1)
+    )
     return ((mixed & np.uint32(63)) + np.uint32(1)).astype(np.float32)
 
 

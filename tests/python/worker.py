@@ -130,9 +130,7 @@ def destroy():
     return {"seconds": time.monotonic() - start}
 
 
-COMMANDS = {
-    f.__name__: f for f in (init, allreduce, many, collective, events, footprint, destroy)
-}
+COMMANDS = {f.__name__: f for f in (init, allreduce, many, collective, events, footprint, destroy)}
 
 
 def main():
