@@ -99,14 +99,10 @@ def _create(dist_options, pg_options):
 
 
 def _register() -> None:
-    """Makes "papilio" known to torch; entry point of the group ``torch.distributed.backends``."""
+    """Makes "papilio" known to torch."""
     if "PAPILIO" in dist.Backend._plugins:
         return
     dist.Backend.register_backend("papilio", _create, extended_api=True, devices=["cpu", "cuda"])
-
-
-def _autoload() -> None:
-    """Entry point of the group ``torch.backends``: importing this package is all it takes."""
 
 
 @atexit.register
