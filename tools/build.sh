@@ -4,6 +4,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 preset=$1
 mkdir -p build
+exec 9>"build/$preset.lock"
+flock 9  # two makes at once take turns
 log=build/$preset.log
 echo "build: $preset (log in $log)" >&2
 if ! { cmake --preset "$preset" && cmake --build --preset "$preset" -j "$(nproc)"; } >"$log" 2>&1; then
