@@ -9,6 +9,7 @@ import weakref
 
 import torch.distributed as dist
 
+from papilio import _record
 from papilio._errors import (
     Aborted,
     DeadlineExceeded,
@@ -82,6 +83,7 @@ def _create(dist_options, pg_options):
     if dist_options.store is None:
         raise ValueError("papilio: a store is needed for the ranks to meet")
     warn_unknown_variables()
+    recorder = _record.recorder(dist_options.group_rank)
     native = _native.load()
     settings = to_settings(pg_options.validate(), native)
     name = dist_options.group_id or "world"
@@ -95,6 +97,8 @@ def _create(dist_options, pg_options):
         publish,
     )
     _live_backends.add(backend)
+    if recorder is not None:
+        recorder.add(backend)
     return backend
 
 
@@ -110,6 +114,7 @@ def _shutdown_all() -> None:
     # Interpreter exit without destroy_process_group: end the threads while Python still works.
     for backend in list(_live_backends):
         backend.shutdown()
+    _record.finish()
 
 
 _register()

@@ -35,9 +35,21 @@ def publish(raw: dict) -> None:
         _queue.put(Event(when=time.time(), **raw))
 
 
+def flush(timeout: float) -> bool:
+    """Waits until everything published so far was delivered; False when that took too long."""
+    if _queue is None:
+        return True
+    delivered = threading.Event()
+    _queue.put(delivered)
+    return delivered.wait(timeout)
+
+
 def _deliver() -> None:
     while True:
         event = _queue.get()
+        if isinstance(event, threading.Event):
+            event.set()
+            continue
         with _lock:
             handlers = list(_handlers)
         for handler in handlers:

@@ -9,7 +9,12 @@ import typing
 
 _PREFIX = "PAPILIO_"
 # Variables that are no Options field.
-_OTHER_VARIABLES = {"PAPILIO_SECRET", "PAPILIO_SECRET_FILE", "PAPILIO_LOG"}
+_OTHER_VARIABLES = {
+    "PAPILIO_SECRET",
+    "PAPILIO_SECRET_FILE",
+    "PAPILIO_LOG",
+    "PAPILIO_EVENTS_FILE",
+}
 _LOG_LEVELS = ("debug", "info", "warn", "error", "off")
 
 
