@@ -4,10 +4,13 @@ The parent hosts the store, so that any rank may be killed. Inputs are integer-v
 (rank, salt, index): every sum is exact, and the oracle below knows them without asking anybody.
 """
 
+import atexit
 import json
 import os
 import queue
+import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -23,36 +26,85 @@ class RankDied(Exception):
     """The rank's process ended before it answered."""
 
 
+class Zygote:
+    """The process that forks ranks (zygote.py). One for the whole test run."""
+
+    _instance = None
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        environment = os.environ | {
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": REPOSITORY + os.pathsep + HERE,
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, os.path.join(HERE, "zygote.py"), str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            env=environment,
+        )
+        theirs.close()
+        self._socket.settimeout(120)
+        atexit.register(self.end)
+
+    @classmethod
+    def get(cls) -> "Zygote":
+        if cls._instance is None:
+            cls._instance = cls()
+        return cls._instance
+
+    def _ask(self, request: dict, descriptors: list) -> dict:
+        with self._lock:
+            socket.send_fds(self._socket, [json.dumps(request).encode()], descriptors)
+            return json.loads(self._socket.recv(1 << 16))
+
+    def fork(self, environment: dict, descriptors: list) -> int:
+        return self._ask({"fork": environment}, descriptors)["pid"]
+
+    def reap(self, pid: int) -> int:
+        return self._ask({"reap": pid}, [])["status"]
+
+    def end(self) -> None:
+        self._socket.close()
+        self._process.wait()
+
+
 class Rank:
     """One process. ``send`` starts a command, ``receive`` waits for its answer."""
 
     def __init__(self, rank: int, environment: dict):
         self.rank = rank
-        self.process = subprocess.Popen(
-            [sys.executable, os.path.join(HERE, "worker.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment,
-            text=True,
-        )
+        ours, theirs = [], []
+        for parent_reads in (False, True, True):
+            read, write = os.pipe()
+            ours.append(read if parent_reads else write)
+            theirs.append(write if parent_reads else read)
+        self.pid = Zygote.get().fork(environment, theirs)
+        for descriptor in theirs:
+            os.close(descriptor)
+        self._pidfd = os.pidfd_open(self.pid)
+        self.status: int | None = None  # exit code, once it has ended
+        self._stdin = os.fdopen(ours[0], "w")
         self.errors: list = []
         self._answers: queue.SimpleQueue = queue.SimpleQueue()
-        for target in (self._read_answers, self._read_errors):
-            threading.Thread(target=target, daemon=True).start()
+        for target, descriptor in ((self._read_answers, ours[1]), (self._read_errors, ours[2])):
+            threading.Thread(target=target, args=(os.fdopen(descriptor),), daemon=True).start()
 
-    def _read_answers(self):
-        for line in self.process.stdout:
-            self._answers.put(json.loads(line))
+    def _read_answers(self, pipe):
+        with pipe:
+            for line in pipe:
+                self._answers.put(json.loads(line))
         self._answers.put(None)
 
-    def _read_errors(self):
-        for line in self.process.stderr:
-            self.errors.append(line)
+    def _read_errors(self, pipe):
+        with pipe:
+            for line in pipe:
+                self.errors.append(line)
 
     def send(self, command: str, **arguments) -> None:
-        self.process.stdin.write(json.dumps({"command": command, **arguments}) + "\n")
-        self.process.stdin.flush()
+        self._stdin.write(json.dumps({"command": command, **arguments}) + "\n")
+        self._stdin.flush()
 
     def receive(self, timeout: float = 60):
         try:
@@ -70,18 +122,43 @@ class Rank:
         self.send(command, **arguments)
         return self.receive(timeout)
 
-    def signal(self, number: int) -> None:
-        self.process.send_signal(number)
+    def answered(self) -> bool:
+        """Is there an answer that nobody has received yet?"""
+        return not self._answers.empty()
 
-    def kill(self) -> None:
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)  # not reaped before `wait`: the pid is still its own
+
+    def wait(self, timeout: float = 20) -> int:
+        """Exit code, negative for a signal; TimeoutError when it does not end."""
+        if self.status is None:
+            if not select.select([self._pidfd], [], [], timeout)[0]:
+                raise TimeoutError(f"rank {self.rank} has not ended after {timeout} s")
+            self.status = Zygote.get().reap(self.pid)
+        return self.status
+
+    def kill(self) -> float:
+        """SIGKILL; returns the moment before it (CLOCK_MONOTONIC, the same in all processes)."""
+        moment = time.monotonic()
         self.signal(signal.SIGKILL)
-        self.process.wait()
+        self.wait()
+        return moment
 
     def end(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        self.process.stdin.close()
+        if self.status is None:
+            self.signal(signal.SIGKILL)
+            self.wait()
+        os.close(self._pidfd)
+        try:
+            self._stdin.close()
+        except BrokenPipeError:
+            pass
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 class Cluster:
@@ -92,7 +169,7 @@ class Cluster:
         self.options = options
         self.init = init
         self.store = None
-        port = 0
+        port = free_port() if store_in_rank0 else 0
         if not store_in_rank0:
             self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
             port = self.store.port
@@ -101,8 +178,6 @@ class Cluster:
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
             "WORLD_SIZE": str(n),
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": REPOSITORY + os.pathsep + HERE,
             "TORCHELASTIC_USE_AGENT_STORE": "True" if self.store else "False",
         }
         environment.update(options.pop("environment", {}))

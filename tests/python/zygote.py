@@ -1,0 +1,52 @@
+"""Forks ranks: one process imports torch once, every rank is a fork of it and starts in milliseconds.
+
+Speaks over the socket whose number is its argument. Request, one JSON object: ``{"fork": environment}``
+with three descriptors (stdin, stdout, stderr of the rank), answered with ``{"pid": ...}``;
+``{"reap": pid}``, sent when that process has ended, answered with ``{"status": exit code}``, negative
+for a signal. Ends when the socket closes. No thread may exist here, and the extension is not loaded:
+a rank loads it for itself.
+"""
+
+import json
+import os
+import socket
+import sys
+
+
+def become_rank(environment: dict, descriptors: list) -> None:
+    import worker
+
+    for target, descriptor in enumerate(descriptors):
+        os.dup2(descriptor, target)
+        os.close(descriptor)
+    os.environ.clear()
+    os.environ.update(environment)
+    worker.main()
+
+
+def main() -> None:
+    import torch  # noqa: F401 - the expensive part, before the first fork
+    import worker  # noqa: F401
+
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    while True:
+        data, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 3)
+        if not data:
+            return
+        request = json.loads(data)
+        if "reap" in request:
+            _, status = os.waitpid(request["reap"], 0)
+            connection.send(json.dumps({"status": os.waitstatus_to_exitcode(status)}).encode())
+            continue
+        pid = os.fork()
+        if pid == 0:
+            connection.close()
+            become_rank(request["fork"], descriptors)
+            return  # the interpreter ends as it does at the end of any script
+        for descriptor in descriptors:
+            os.close(descriptor)
+        connection.send(json.dumps({"pid": pid}).encode())
+
+
+if __name__ == "__main__":
+    main()
