@@ -1,15 +1,16 @@
 """A small byte-level GPT trained with plain DistributedDataParallel on the Python standard library.
 
-    python -m papilio.run -n 4 examples/train_gpt.py --steps 100
+    python -m papilio.run -n 4 examples/train_gpt.py --steps 200
+    torchrun --nproc-per-node 4 examples/train_gpt.py
     torchrun --nproc-per-node 4 examples/train_gpt.py --backend gloo
 
-There is no fault-tolerance code in here. `--config FILE` holds hyper-parameters as JSON that may be
-edited while the job runs; a new width rebuilds the model, as people do when they experiment.
+There is no fault-tolerance code in here. ``--config FILE`` names a JSON file with hyper-parameters
+that may be edited while the job runs: a new ``lr`` counts from the next step, a new ``width``
+rebuilds the model, as people do when they experiment. ``{rank}`` in the name is filled in.
 """
 
 import argparse
 import json
-import os
 import pathlib
 import sysconfig
 import time
@@ -20,8 +21,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-CONTEXT = 64  # bytes
+CONTEXT = 64  # bytes that the model sees
 BATCH = 8  # sequences per rank and step
+HELD_OUT = 48  # sequences that nobody trains on
 
 
 class Block(nn.Module):
@@ -56,39 +58,83 @@ class GPT(nn.Module):
 
 
 def corpus(limit=4 << 20):
-    """The standard library's own sources, as bytes."""
+    """The standard library's own sources as bytes: (training text, held-out text)."""
     text = bytearray()
     for path in sorted(pathlib.Path(sysconfig.get_path("stdlib")).glob("*.py")):
         text += path.read_bytes()
         if len(text) > limit:
             break
-    return torch.frombuffer(text, dtype=torch.uint8)
+    data = torch.frombuffer(text, dtype=torch.uint8)
+    return data[: len(data) * 15 // 16], data[len(data) * 15 // 16 :]
 
 
-def batch(data, generator):
-    starts = torch.randint(len(data) - CONTEXT - 1, (BATCH,), generator=generator)
-    rows = torch.stack([data[s : s + CONTEXT + 1] for s in starts.tolist()]).long()
+def batch(data, starts):
+    rows = torch.stack([data[s : s + CONTEXT + 1] for s in starts]).long()
     return rows[:, :-1], rows[:, 1:]
 
 
-def build(width, first):
-    torch.manual_seed(0)  # the same start on every rank
-    model = DistributedDataParallel(GPT(width), init_sync=first)
-    return model, torch.optim.AdamW(model.parameters(), lr=1e-3)
+def random_batch(data, generator):
+    return batch(data, torch.randint(len(data) - CONTEXT, (BATCH,), generator=generator).tolist())
 
 
-def width_of(options):
-    if options.config is None:
-        return options.width
-    return json.loads(pathlib.Path(options.config).read_text()).get("width", options.width)
+def loss_of(model, inputs, targets):
+    return F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+
+
+@torch.no_grad()
+def held_out_loss(model, data):
+    """Mean loss in nats per byte over sequences spread evenly over the held-out text."""
+    starts = range(0, len(data) - CONTEXT, (len(data) - CONTEXT) // HELD_OUT)[:HELD_OUT]
+    return loss_of(model.module, *batch(data, starts)).item()
+
+
+class Trainer:
+    """Model and optimizer as the hyper-parameters say."""
+
+    def __init__(self, options):
+        self.options = options
+        self.settings = self.read_settings()
+        self.build(first=True)
+
+    def read_settings(self):
+        settings = {"width": self.options.width, "lr": self.options.lr}
+        if self.options.config is not None:
+            settings |= json.loads(pathlib.Path(self.options.config).read_text())
+        return settings
+
+    def build(self, first):
+        torch.manual_seed(0)  # the same start on every rank
+        self.model = DistributedDataParallel(GPT(self.settings["width"]), init_sync=first)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.settings["lr"])
+
+    def apply_edits(self):
+        settings = self.read_settings()
+        if settings == self.settings:
+            return
+        print(f"new hyper-parameters: {self.settings} -> {settings}", flush=True)
+        rebuild = settings["width"] != self.settings["width"]
+        self.settings = settings
+        if rebuild:
+            self.build(first=False)
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings["lr"]
+
+    def step(self, inputs, targets):
+        loss = loss_of(self.model, inputs, targets)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
 
 
 def parse():
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--backend", default="papilio")
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--config", help="JSON file with hyper-parameters, read at every step")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--width", type=int, default=128, help="a multiple of 4")
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--config", help="JSON file with width or lr, read at every step")
+    parser.add_argument("--evaluate", type=int, default=25, metavar="K", help="every K steps")
     parser.add_argument("--log", help="write one JSON line per step to LOG.<rank>.jsonl")
     return parser.parse_args()
 
@@ -99,30 +145,25 @@ def main():
     dist.init_process_group(options.backend)
     rank = dist.get_rank()
     if options.config is not None:
-        options.config = options.config.format(rank=rank)
-    data = corpus()
+        options.config = options.config.replace("{rank}", str(rank))
+    training_text, held_out = corpus()
     generator = torch.Generator().manual_seed(1000 + rank)
-    width = width_of(options)
-    model, optimizer = build(width, first=True)
-    log = open(f"{options.log}.{rank}.jsonl", "w", buffering=1) if options.log else None
+    trainer = Trainer(options)
+    log = open(f"{options.log}.{rank}.jsonl", "w", buffering=1) if options.log else None  # noqa: SIM115
     for step in range(options.steps):
-        start = time.time()
-        if width_of(options) != width:
-            width = width_of(options)
-            model, optimizer = build(width, first=False)
-        inputs, targets = batch(data, generator)
-        loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        seconds = time.time() - start
-        if log:
+        start, clock = time.time(), time.monotonic()
+        trainer.apply_edits()
+        loss = trainer.step(*random_batch(training_text, generator))
+        record = {"step": step, "loss": loss, "start": start, "seconds": time.monotonic() - clock}
+        if (step + 1) % options.evaluate == 0 or step + 1 == options.steps:
+            record["held_out"] = held_out_loss(trainer.model, held_out)
             print(
-                json.dumps({"step": step, "loss": loss.item(), "start": start, "seconds": seconds}),
-                file=log,
+                f"step {step}: loss {loss:.3f}, held-out {record['held_out']:.3f}, "
+                f"{record['seconds'] * 1e3:.0f} ms",
+                flush=True,
             )
-        if rank == int(os.environ.get("PRINT_RANK", "1")) and step % 20 == 0:
-            print(f"step {step}: loss {loss.item():.3f}, {seconds * 1e3:.0f} ms", flush=True)
+        if log:
+            print(json.dumps(record), file=log)
     dist.destroy_process_group()
 
 
