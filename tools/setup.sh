@@ -1,69 +1,112 @@
 #!/bin/bash
-# Makes the machine ready to build: tools, Debian packages, .venv. Quick when nothing is to be done.
+# Makes the machine ready to build: Debian packages, tools, .venv with the pinned Python packages.
+# Quick when nothing is to be done; a run that was stopped in the middle is simply run again.
+#
+#   PYTHON=python3.12 tools/setup.sh    another interpreter than python3 (remakes .venv if needed)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 say() { echo "setup: $*" >&2; }
-need() {  # need <command> <package>
-  command -v "$1" >/dev/null && return
-  say "'$1' is missing; install it with: apt-get install -y $2"
+stop() {
+  say "$*"
   exit 1
+}
+last_error() { grep -iE "^(e:|error|.*(error|failed|denied|no space)).*" "$1" | tail -1 || true; }
+need() {  # need <command> <package>
+  command -v "$1" >/dev/null || stop "'$1' is missing; install it with: apt-get install -y $2"
+}
+
+missing_packages() {
+  local package sign
+  while read -r package sign; do
+    [[ -z "$package" || "$package" == \#* || -e "$sign" ]] && continue
+    command -v "$sign" >/dev/null || echo "$package"
+  done <packages.debian.txt
+  # What Debian's own interpreter may lack.
+  [[ "$(command -v "$PYTHON")" == /usr/bin/* ]] || return 0
+  "$PYTHON" -c 'import pip' 2>/dev/null || command -v uv >/dev/null || echo python3-pip
+  "$PYTHON" -c 'import os, sysconfig
+raise SystemExit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' ||
+    echo python3-dev
 }
 
 install_packages() {
-  local missing=() package
-  while read -r package; do
-    [[ -z "$package" || "$package" == \#* ]] && continue
-    dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q "install ok" || missing+=("$package")
-  done <packages.debian.txt
+  local missing run=(apt-get)
+  mapfile -t missing < <(missing_packages)
   [[ ${#missing[@]} -eq 0 ]] && return
-  local run=(apt-get)
+  local by_hand="apt-get install -y --no-install-recommends ${missing[*]}"
+  command -v apt-get >/dev/null ||
+    stop "missing (by their Debian names): ${missing[*]}; install them with your package manager"
   [[ $EUID -ne 0 ]] && run=(sudo -n apt-get)
-  local command="${run[*]} install -y --no-install-recommends ${missing[*]}"
   say "installing ${missing[*]}"
-  if ! { "${run[@]}" update -qq && DEBIAN_FRONTEND=noninteractive "${run[@]}" install -y -qq \
-    --no-install-recommends "${missing[@]}"; } >build/apt.log 2>&1; then
-    say "could not install them here (build/apt.log); run: $command"
-    exit 1
+  export DEBIAN_FRONTEND=noninteractive
+  if ! { "${run[@]}" update -qq && "${run[@]}" install -y -qq --no-install-recommends \
+    "${missing[@]}"; } </dev/null >build/apt.log 2>&1; then
+    stop "could not install packages here ($(tail -1 build/apt.log)); run as root: $by_hand"
   fi
 }
 
-find_uv() {  # a fast installer; from the system, or a copy of our own
-  command -v uv && return
-  if [[ ! -x build/tools/uv/bin/uv ]]; then
+find_uv() {  # a fast installer: the system's, or a copy of our own
+  local own=$PWD/build/tools/uv
+  if command -v uv; then return; fi
+  if ! "$own/bin/uv" --version >/dev/null 2>&1; then
+    rm -rf "$own"
+    "$PYTHON" -c 'import pip' 2>/dev/null ||
+      stop "'$PYTHON -m pip' does not work; install it with: apt-get install -y python3-pip"
     say "fetching uv"
-    "$PYTHON" -m pip install -q --target build/tools/uv uv >&2 || {
-      say "'$PYTHON -m pip' does not work; install it with: apt-get install -y python3-pip"
-      exit 1
-    }
+    "$PYTHON" -m pip install -q --disable-pip-version-check --target "$own" uv >build/pip.log 2>&1 ||
+      stop "could not fetch uv (offline? see build/pip.log): $(last_error build/pip.log)"
   fi
-  echo "$PWD/build/tools/uv/bin/uv"
+  echo "$own/bin/uv"
 }
 
-PYTHON=${PYTHON:-python3}
-mkdir -p build
-need "$PYTHON" python3
-need make make
-"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
-  say "Python 3.10 or newer is needed, this is $("$PYTHON" -V); set PYTHON=..."
-  exit 1
+python_works() {  # is .venv whole, and of the interpreter that was asked for?
+  .venv/bin/python -c pass 2>/dev/null || return 1
+  [[ -z "$asked" ]] && return
+  local version='import sys; print(sys.version_info[:3])'
+  [[ "$("$PYTHON" -c "$version")" == "$(.venv/bin/python -c "$version")" ]]
 }
-stamp=$(cat requirements.lock packages.debian.txt pyproject.toml tools/setup.sh | sha256sum)
-if [[ -x .venv/bin/python && "$(cat .venv/.papilio-stamp 2>/dev/null)" == "$stamp" ]]; then
-  exit 0
-fi
-if command -v dpkg-query >/dev/null; then install_packages; fi
-need g++ g++
-need cmake cmake
-need ninja ninja-build
-UV=$(find_uv)
-if [[ ! -x .venv/bin/python ]]; then
-  say "making .venv"
-  "$UV" venv -q --python "$PYTHON" .venv
-fi
-say "installing Python packages (torch is large)"
-VIRTUAL_ENV=$PWD/.venv "$UV" pip install -q -r requirements.lock
-# Entry points without building anything: the extension is built by CMake into papilio/.
-PAPILIO_SKIP_CMAKE=1 VIRTUAL_ENV=$PWD/.venv "$UV" pip install -q --no-deps --no-build-isolation -e .
+
+install_python() {
+  local uv
+  uv=$(find_uv)
+  # A home that can not be written to must not stop us.
+  [[ -w "${UV_CACHE_DIR:-${XDG_CACHE_HOME:-${HOME:-/nonexistent}}}" ]] ||
+    export UV_CACHE_DIR=$PWD/build/uv-cache
+  if ! python_works; then
+    say "making .venv"
+    rm -rf .venv
+    "$uv" venv -q --python "$PYTHON" .venv >build/pip.log 2>&1 ||
+      stop "could not make .venv (build/pip.log): $(last_error build/pip.log)"
+  fi
+  say "installing Python packages (torch is large)"
+  export VIRTUAL_ENV=$PWD/.venv
+  # The second one gives the entry points without building: CMake puts the extension into papilio/.
+  if ! { "$uv" pip install -q -r requirements.lock &&
+    PAPILIO_SKIP_CMAKE=1 "$uv" pip install -q --no-deps --no-build-isolation -e .; } \
+    >build/pip.log 2>&1; then
+    stop "could not install Python packages (offline? see build/pip.log): $(last_error build/pip.log)"
+  fi
+}
+
+asked=${PYTHON:-}
+PYTHON=${PYTHON:-python3}
+[[ -w . ]] && mkdir -p build 2>/dev/null && [[ -w build ]] ||
+  stop "no write access to $PWD; make a copy that you own"
+need "$PYTHON" python3
+stamp=$(sha256sum requirements.lock packages.debian.txt pyproject.toml setup.py tools/setup.sh)
+ready() { [[ "$(cat .venv/.papilio-stamp 2>/dev/null)" == "$stamp" ]] && python_works; }
+if ready; then exit 0; fi
+exec 9>build/setup.lock
+flock 9  # two makes at once: the second one waits and finds everything done
+if ready; then exit 0; fi
+
+need make make
+"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+  stop "Python 3.10 or newer is needed, $PYTHON is $("$PYTHON" -V 2>&1); set PYTHON=..."
+install_packages
+g++ -std=c++20 -fsyntax-only -x c++ - 2>/dev/null <<<$'#include <compare>\n#include <span>' ||
+  stop "g++ 11 or newer is needed, this is $(g++ -dumpfullversion)"
+install_python
 echo "$stamp" >.venv/.papilio-stamp
 say "ready"
