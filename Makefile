@@ -44,7 +44,14 @@ cuda: setup
 	@tools/build_cuda.sh
 
 wheel: setup
-	@$(PY) -m build --wheel --no-isolation -o dist .
+	@rm -rf dist && mkdir -p build
+	@echo "wheel: building (log in build/wheel.log)" >&2
+	@$(PY) -m build --wheel --no-isolation -o dist . >build/wheel.log 2>&1 || \
+	  { tail -30 build/wheel.log >&2; exit 1; }
+	@ls dist/*.whl
 
+# Everything that was built. The environment (.venv) and the installer in build/tools stay.
 clean:
-	rm -rf build/dev build/release build/asan build/tsan build/cuda build/wheel papilio/_C.so
+	@if [ -d build ]; then find build -mindepth 1 -maxdepth 1 ! -name tools -exec rm -rf {} +; fi
+	@rm -rf dist papilio/_C.so *.egg-info .ruff_cache
+	@find papilio tests tools examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -35,3 +35,7 @@ endif()
 
 find_package(Threads REQUIRED)
 find_package(OpenSSL REQUIRED COMPONENTS Crypto)
+find_path(PAPILIO_ASIO_INCLUDE asio.hpp)
+if(NOT PAPILIO_ASIO_INCLUDE)
+  message(FATAL_ERROR "asio.hpp is missing; install it with: apt-get install -y libasio-dev")
+endif()

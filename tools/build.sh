@@ -9,7 +9,7 @@ flock 9  # two makes at once take turns
 log=build/$preset.log
 echo "build: $preset (log in $log)" >&2
 if ! { cmake --preset "$preset" && cmake --build --preset "$preset" -j "$(nproc)"; } >"$log" 2>&1; then
-  grep -E "error|FAILED|warning:" -A 8 "$log" | head -80 >&2 || tail -40 "$log" >&2
+  grep -E "[Ee]rror|FAILED|warning:" -A 8 "$log" | head -80 >&2 || tail -40 "$log" >&2
   echo "build: $preset failed, see $log" >&2
   exit 1
 fi

@@ -6,8 +6,10 @@ Last line: ``N passed, N failed, N skipped``. A program that crashes or hangs co
 """
 
 import argparse
+import contextlib
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -46,17 +48,24 @@ class Tally:
 
 
 def run(command, timeout, environment, log):
-    """Return code, 'timeout' as 124; output goes to `log`."""
+    """Return code, 'timeout' as 124; output goes to `log`. Leaves no process behind."""
     with open(log, "wb") as file:
         process = subprocess.Popen(
-            command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, env=environment
+            command,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            env=environment,
+            start_new_session=True,  # a group of its own: the ranks it starts end with it
         )
         try:
             return process.wait(timeout=timeout)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
             return 124
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def run_program(name, command, timeout, environment, tally, out):
@@ -82,7 +91,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--preset", default="release")
     parser.add_argument("--only", choices=("cpp", "python"))
-    parser.add_argument("--timeout", type=float, default=900, help="seconds per program")
+    parser.add_argument("--timeout", type=float, default=1200, help="seconds per program")
     arguments = parser.parse_args()
     build = ROOT / "build" / arguments.preset
     out = build / "test-results"
