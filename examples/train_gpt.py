@@ -135,7 +135,7 @@ def parse():
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--config", help="JSON file with width or lr, read at every step")
     parser.add_argument("--evaluate", type=int, default=25, metavar="K", help="every K steps")
-    parser.add_argument("--log", help="write one JSON line per step to LOG.<rank>.jsonl")
+    parser.add_argument("--metrics", help="write one JSON line per step to METRICS.<rank>.jsonl")
     return parser.parse_args()
 
 
@@ -149,7 +149,7 @@ def main():
     training_text, held_out = corpus()
     generator = torch.Generator().manual_seed(1000 + rank)
     trainer = Trainer(options)
-    log = open(f"{options.log}.{rank}.jsonl", "w", buffering=1) if options.log else None  # noqa: SIM115
+    log = open(f"{options.metrics}.{rank}.jsonl", "w", buffering=1) if options.metrics else None  # noqa: SIM115
     for step in range(options.steps):
         start, clock = time.time(), time.monotonic()
         trainer.apply_edits()
