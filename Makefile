@@ -2,10 +2,10 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test soak bench lint format asan tsan cuda wheel clean
+.PHONY: help setup build demo test soak bench bench-micro lint format asan tsan cuda wheel clean
 
 help:
-	@echo "make demo | test | bench | lint | format | asan | tsan | cuda | wheel | soak | clean"
+	@echo "make demo | test | bench | bench-micro | lint | format | asan | tsan | cuda | wheel | soak | clean"
 
 setup:
 	@tools/setup.sh
@@ -24,7 +24,12 @@ soak: build
 	@PAPILIO_TEST_SOAK=1 $(PY) tools/run_tests.py --only python --timeout 3600
 
 bench: build
-	@$(PY) -m papilio.bench --interleave papilio,gloo
+	@$(PY) -m papilio.bench --interleave papilio,gloo --output-dir build/bench $(BENCH_ARGS)
+
+# The C++ parts alone; BENCH_ARGS takes Google Benchmark's flags, e.g. --benchmark_filter=crc
+bench-micro: build
+	@cmake --build --preset release --target papilio_micro >build/bench-micro.log || { cat build/bench-micro.log >&2; exit 1; }
+	@build/release/papilio_micro $(BENCH_ARGS)
 
 lint: setup
 	@tools/lint.sh

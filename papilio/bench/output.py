@@ -9,37 +9,10 @@ import sys
 from papilio.bench import environment
 
 SCHEMA_VERSION = 1
-_STATS = [
-    "samples",
-    "avg",
-    "min",
-    "p25",
-    "p50",
-    "p75",
-    "p90",
-    "p95",
-    "p99",
-    "p999",
-    "max",
-    "cv_percent",
-    "algbw",
-    "busbw",
-    "algbw_p50",
-    "busbw_p50",
-    "busbw_p25",
-    "busbw_p75",
-]
-_FIELDS = [
-    "size",
-    "count",
-    "type",
-    "op",
-    "collective",
-    "backend",
-    "cycle",
-    "iterations",
-    "first_us",
-]
+_STATS = ["samples", "avg", "min", "p25", "p50", "p75", "p90", "p95", "p99", "p999", "max"]
+_STATS += ["cv_percent", "algbw", "busbw", "algbw_p50", "busbw_p50", "busbw_p25", "busbw_p75"]
+_FIELDS = ["size", "count", "type", "op", "collective", "backend", "cycle", "iterations"]
+_FIELDS += ["first_us"]
 
 
 def document(options, facts: dict, bench, verdict: str, status: int, seconds: float) -> dict:
@@ -104,7 +77,10 @@ def flat_rows(results: list) -> tuple[list, list]:
 
 
 def csv_text(results: list) -> str:
-    header, lines = flat_rows(results)
+    return table_text(*flat_rows(results))
+
+
+def table_text(header, lines: list) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(header)

@@ -29,7 +29,7 @@ def _mix(index: np.ndarray) -> np.ndarray:
 
 
 class Pattern:
-    """Values for ``ranks`` ranks in a type of ``bits`` significant bits under a reduction ``op``."""
+    """Values of ``ranks`` ranks in a type of ``bits`` significant bits for the reduction ``op``."""
 
     def __init__(self, ranks: int, bits: int, op: str = "sum"):
         self.ranks = ranks

@@ -24,6 +24,13 @@ def mib(amount: float) -> str:
     return f"{amount / (1 << 20):.1f} MiB"
 
 
+def bandwidth(value) -> str:
+    """GB/s in 7 columns; small messages move little."""
+    if value is None:
+        return "-"
+    return f"{value:.5f}" if value < 0.1 else f"{value:.3f}"
+
+
 class Progress:
     """One self-overwriting line on a terminal, else a line every 10 s."""
 
@@ -112,8 +119,8 @@ class Text:
                 row["op"],
                 row["backend"][:8],
                 *(number(stats[k]) for k in ("avg", "p50", "p95", "p99", "max", "cv_percent")),
-                number(stats["algbw"], 3),
-                number(stats["busbw"], 3),
+                bandwidth(stats["algbw"]),
+                bandwidth(stats["busbw"]),
                 row["wrong"] if row["verified"] else "-",
             )
         )

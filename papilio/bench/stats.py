@@ -11,7 +11,7 @@ import numpy as np
 _ENOUGH = {"p99": 100, "p999": 1000}
 _EXACT_PRODUCT = 400  # n1 * n2 up to which the U test counts all arrangements
 
-# busbw = algbw * factor(n): what a link carries per byte of the result (nccl-tests, PERFORMANCE.md).
+# busbw = algbw * factor(n): what a link carries per byte of the result (as in nccl-tests).
 BUS_FACTORS = {
     "all_reduce": lambda n: 2 * (n - 1) / n,
     "all_gather": lambda n: (n - 1) / n,

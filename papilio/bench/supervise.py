@@ -17,7 +17,7 @@ import numpy as np
 
 from papilio.bench import cases, stats
 from papilio.bench.channel import Channel, Closed
-from papilio.bench.cli import UsageError
+from papilio.bench.flags import UsageError
 
 _LEAD = 200e-6  # seconds between the release of the barrier and the common start time
 _TARGET = 2.0  # seconds of calls per backend and size, -n auto
