@@ -5,11 +5,10 @@ entry point); import it for options, reports and peers.
 """
 
 import atexit
-import weakref
 
 import torch.distributed as dist
 
-from papilio import _record
+from papilio import _events, _native, _record
 from papilio._errors import (
     Aborted,
     DeadlineExceeded,
@@ -67,13 +66,9 @@ __all__ = [
     "unban",
 ]
 
-_live_backends: weakref.WeakSet = weakref.WeakSet()
-
 
 def _create(dist_options, pg_options):
     """Called by torch for every new group (its extended creator interface)."""
-    from papilio import _native
-
     if pg_options is None:
         pg_options = Options()
     if not isinstance(pg_options, Options):
@@ -96,7 +91,6 @@ def _create(dist_options, pg_options):
         dist_options.timeout,
         publish,
     )
-    _live_backends.add(backend)
     if recorder is not None:
         recorder.add(backend)
     return backend
@@ -112,8 +106,9 @@ def _register() -> None:
 @atexit.register
 def _shutdown_all() -> None:
     # Interpreter exit without destroy_process_group: end the threads while Python still works.
-    for backend in list(_live_backends):
-        backend.shutdown()
+    if _native.load.cache_info().currsize:
+        _native.load().shutdown_all()
+    _events.flush(timeout=1.0)
     _record.finish()
 
 

@@ -6,10 +6,12 @@ namespace papilio::engine {
 
 namespace {
 
-void endAborted(Seq seq, const DoneFn& done, const char* why) {
+void endAborted(Seq seq, const RoundShape& shape, const DoneFn& done, const char* why) {
   Completion completion;
   completion.seq = seq;
   completion.report.seq = seq;
+  completion.report.shape = shape;
+  completion.report.outcome = fault::Outcome::local;
   completion.error.kind = fault::ErrorKind::aborted;
   completion.error.text = why;
   if (done) done(completion);
@@ -40,9 +42,10 @@ Seq GroupHandle::enqueue(Request request, std::optional<Duration> timeout, DoneF
   std::lock_guard lock(order_);
   const Seq seq{++last_.value};
   if (aborted()) {
-    endAborted(seq, done, "the group was aborted or destroyed");
+    endAborted(seq, request.shape, done, "the group was aborted or destroyed");
     return seq;
   }
+  const RoundShape shape = request.shape;
   auto command = [engine = engine_.get(), shared = shared_, id = id_, seq, limit, issued, start,
                   request = std::move(request), done]() mutable {
     GroupRuntime* group = engine->group(id);
@@ -52,12 +55,12 @@ Seq GroupHandle::enqueue(Request request, std::optional<Duration> timeout, DoneF
       refused = refused || shared->aborted;
     }
     if (refused) {
-      endAborted(seq, done, "the group was aborted or destroyed");
+      endAborted(seq, request.shape, done, "the group was aborted or destroyed");
     } else {
       start(*group, seq, std::move(request), limit, issued, std::move(done));
     }
   };
-  if (!engine_->post(std::move(command))) endAborted(seq, done, "the engine was shut down");
+  if (!engine_->post(std::move(command))) endAborted(seq, shape, done, "the engine was shut down");
   return seq;
 }
 

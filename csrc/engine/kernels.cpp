@@ -55,12 +55,12 @@ PAPILIO_CLONES void store(const float* acc, Float16* out, std::uint64_t n, doubl
     fromFloat(static_cast<float>(static_cast<double>(acc[i]) * factor), out[i]);
   }
 }
-PAPILIO_CLONES void store(const double* acc, double* out, std::uint64_t n, double factor) {
-  for (std::uint64_t i = 0; i < n; ++i) out[i] = acc[i] * factor;
+PAPILIO_CLONES void store(const double* acc, double* out, std::uint64_t n, Factor factor) {
+  for (std::uint64_t i = 0; i < n; ++i) out[i] = acc[i] * factor.times / factor.over;
 }
 
 template <class T, class Acc>
-void weighted(std::span<const ReduceInput> inputs, std::uint64_t numel, double factor,
+void weighted(std::span<const ReduceInput> inputs, std::uint64_t numel, Factor factor,
               std::byte* out) {
   alignas(64) std::array<Acc, kTile> acc;
   for (std::uint64_t at = 0; at < numel; at += kTile) {
@@ -73,12 +73,16 @@ void weighted(std::span<const ReduceInput> inputs, std::uint64_t numel, double f
     }
     auto* to = reinterpret_cast<T*>(out) + at;
     if constexpr (std::is_same_v<T, Acc>) {
-      if (factor == 1.0) {
+      if (factor.one()) {
         std::memcpy(to, acc.data(), n * sizeof(T));
         continue;
       }
     }
-    store(acc.data(), to, n, factor);
+    if constexpr (std::is_same_v<Acc, double>) {
+      store(acc.data(), to, n, factor);
+    } else {  // far more digits than the result has: one multiplication does
+      store(acc.data(), to, n, factor.times / factor.over);
+    }
   }
 }
 
@@ -103,7 +107,7 @@ bool anyExponentFull(const std::byte* data, std::uint64_t numel, T mask) {
 }  // namespace
 
 void reduceWeighted(DType dtype, std::span<const ReduceInput> inputs, std::uint64_t numel,
-                    double factor, std::byte* out) {
+                    Factor factor, std::byte* out) {
   switch (dtype) {
     case DType::float32: return weighted<float, float>(inputs, numel, factor, out);
     case DType::bfloat16: return weighted<BFloat16, float>(inputs, numel, factor, out);

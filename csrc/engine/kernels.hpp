@@ -15,12 +15,22 @@ struct ReduceInput {
   float weight = 1.0F;
 };
 
+// What a sum is multiplied by, then divided by: two steps, so that the mean of three is the
+// quotient and not the product with a rounded third.
+struct Factor {
+  double times = 1.0;
+  double over = 1.0;
+  Factor(double t = 1.0, double o = 1.0) : times(t), over(o) {}  // NOLINT: a number is a factor
+  bool one() const { return times == over; }
+};
+
 // out[i] = factor * sum_k weight_k * in_k[i], k in the order given (rank order). Accumulates in
 // float32 (float64 for float64), weights multiplied only where they differ from 1; `factor` is
-// applied once, in float64, and only when it is not 1. Floating types only; `out` may be one of the
-// inputs. Formula: api.md 3, with factor = n * premul / sum of weights (SUM) or 1 / sum (AVG).
+// applied at the end, in float64, and only when it is not 1. Floating types only; `out` may be one
+// of the inputs. Formula: api.md 3, with factor = n * premul / sum of weights (SUM) or 1 / sum
+// (AVG).
 void reduceWeighted(DType dtype, std::span<const ReduceInput> inputs, std::uint64_t numel,
-                    double factor, std::byte* out);
+                    Factor factor, std::byte* out);
 
 // out = in_0 op in_1 op …, in order, for every op and dtype that supports() allows; AVG divides by
 // the number of inputs, PREMUL_SUM multiplies the sum by `premul`. Integers wrap around.

@@ -115,9 +115,9 @@ void foldBool(ReduceOp op, std::span<const std::byte* const> inputs, std::uint64
 }
 
 template <class T>
-void scaleComplex(std::byte* data, std::uint64_t numel, T factor) {
+void scaleComplex(std::byte* data, std::uint64_t numel, T times, T over) {
   auto* values = reinterpret_cast<std::complex<T>*>(data);
-  for (std::uint64_t i = 0; i < numel; ++i) values[i] *= factor;
+  for (std::uint64_t i = 0; i < numel; ++i) values[i] = values[i] * times / over;
 }
 
 void dispatch(DType dtype, ReduceOp op, std::span<const std::byte* const> inputs,
@@ -143,9 +143,9 @@ void dispatch(DType dtype, ReduceOp op, std::span<const std::byte* const> inputs
 void reduceStrict(DType dtype, ReduceOp op, std::span<const std::byte* const> inputs,
                   std::uint64_t numel, double premul, std::byte* out) {
   if (inputs.empty() || numel == 0) return;
-  double factor = 1.0;
-  if (op == ReduceOp::avg) factor = 1.0 / static_cast<double>(inputs.size());
-  if (op == ReduceOp::premul_sum) factor = premul;
+  Factor factor;
+  if (op == ReduceOp::avg) factor.over = static_cast<double>(inputs.size());
+  if (op == ReduceOp::premul_sum) factor.times = premul;
   const bool sums = op == ReduceOp::sum || op == ReduceOp::avg || op == ReduceOp::premul_sum;
   if (sums && isFloating(dtype)) {
     std::vector<ReduceInput> weighted;
@@ -153,9 +153,12 @@ void reduceStrict(DType dtype, ReduceOp op, std::span<const std::byte* const> in
     return reduceWeighted(dtype, weighted, numel, factor, out);
   }
   dispatch(dtype, op, inputs, numel, out);
-  if (factor == 1.0) return;
-  if (dtype == DType::complex64) scaleComplex<float>(out, numel, static_cast<float>(factor));
-  if (dtype == DType::complex128) scaleComplex<double>(out, numel, factor);
+  if (factor.one()) return;
+  const auto narrow = [](double value) { return static_cast<float>(value); };
+  if (dtype == DType::complex64) {
+    scaleComplex<float>(out, numel, narrow(factor.times), narrow(factor.over));
+  }
+  if (dtype == DType::complex128) scaleComplex<double>(out, numel, factor.times, factor.over);
 }
 
 }  // namespace papilio::engine

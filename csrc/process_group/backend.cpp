@@ -5,8 +5,35 @@
 #include "process_group/rendezvous.hpp"
 
 #include <torch/csrc/utils/pybind.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <set>
 
 namespace papilio::pg {
+
+namespace {
+
+constexpr std::uint64_t kLeastTolerant = 16;  // elements, protocol.md G2
+// Longer timeouts mean "never"; the sum with a point in time must not overflow.
+constexpr std::chrono::milliseconds kLongest = std::chrono::hours(24 * 365);
+constexpr std::chrono::milliseconds kShortest{1};
+
+std::chrono::milliseconds sane(std::chrono::milliseconds timeout) {
+  return std::clamp(timeout, kShortest, kLongest);
+}
+
+// Groups that live, for the interpreter's exit: nothing in Python keeps the backends' objects.
+std::mutex living_mutex;
+std::set<BackendPapilio*> living;
+
+// The callback thread may need the interpreter lock to finish what we wait for.
+std::unique_ptr<pybind11::gil_scoped_release> releaseInterpreter() {
+  if (Py_IsInitialized() == 0 || PyGILState_Check() == 0) return nullptr;
+  return std::make_unique<pybind11::gil_scoped_release>();
+}
+
+}  // namespace
 
 ModeOverride& modeOverride() {
   thread_local ModeOverride value = ModeOverride::none;
@@ -19,7 +46,9 @@ BackendPapilio::BackendPapilio(c10::intrusive_ptr<c10d::Store> store, int rank, 
     : Backend(rank, size),
       name_(std::move(name)),
       settings_(std::move(settings)),
-      timeout_(timeout) {
+      timeout_(sane(timeout)),
+      pid_(getpid()) {
+  timeout = sane(timeout);
   process_ = Process::acquire(
       [&] { return ProcessSettings{settings_.interface, jobSecret(*store), settings_.log_level}; });
   const auto met = meet(*store, rank, size, process_->engine().localRecord(),
@@ -45,7 +74,11 @@ BackendPapilio::BackendPapilio(c10::intrusive_ptr<c10d::Store> store, int rank, 
   }
   group_ = process_->engine().createGroup(std::move(config));
   const auto missing = group_->waitReady(timeout);
-  if (missing.empty()) return;
+  if (missing.empty()) {
+    std::lock_guard lock(living_mutex);
+    living.insert(this);
+    return;
+  }
   std::string text;
   for (const auto& [peer, why] : missing) {
     text += (text.empty() ? "rank " : ", rank ") + std::to_string(peer.value) + " (" + why + ", " +
@@ -59,34 +92,71 @@ BackendPapilio::BackendPapilio(c10::intrusive_ptr<c10d::Store> store, int rank, 
                                         "; is the address reachable from this host?");
 }
 
-BackendPapilio::~BackendPapilio() { shutdown(); }
-
-c10::intrusive_ptr<c10d::Backend::Options> BackendPapilio::getBackendOptions() {
-  return c10::make_intrusive<Options>("papilio", timeout_);
+BackendPapilio::~BackendPapilio() {
+  const auto unlocked = releaseInterpreter();
+  {
+    std::lock_guard lock(living_mutex);
+    living.erase(this);
+  }
+  shutdown();
 }
 
-void BackendPapilio::abort() { group_->abort("abort() was called"); }
+c10::intrusive_ptr<c10d::Backend::Options> BackendPapilio::getBackendOptions() {
+  return c10::make_intrusive<Options>("papilio", timeout_.load());
+}
+
+void BackendPapilio::setTimeout(std::chrono::milliseconds timeout) { timeout_ = sane(timeout); }
+
+void BackendPapilio::abort() {
+  if (pid_ != getpid()) return;
+  error_ = c10d::ErrorType::COMM_ERROR;
+  group_->abort("abort() was called");
+}
+
+void BackendPapilio::shutdownAll() {
+  std::lock_guard lock(living_mutex);
+  for (BackendPapilio* backend : living) backend->shutdown();
+}
+
+// The threads and connections belong to the parent: here they can be neither used nor ended.
+void BackendPapilio::forgetParent() {
+  new std::shared_ptr<engine::Group>(std::move(group_));
+  new std::shared_ptr<Process>(std::move(process_));
+}
 
 void BackendPapilio::shutdown() {
-  // The callback thread may need the interpreter lock to finish what we wait for.
-  std::optional<pybind11::gil_scoped_release> unlocked;
-  if (Py_IsInitialized() != 0 && PyGILState_Check() != 0) unlocked.emplace();
+  const auto unlocked = releaseInterpreter();
+  if (pid_ != getpid()) return forgetParent();
   std::lock_guard lock(shutdown_mutex_);
   if (group_) group_->leave();
   process_.reset();  // the last group of the process also ends the engine
 }
 
+void BackendPapilio::requireOwnProcess(const char* what) const {
+  TORCH_CHECK_WITH(DistBackendError, pid_ == getpid(), "papilio: ", what,
+                   " in a process that was forked from the one that created the group; create a "
+                   "group of its own here");
+}
+
+engine::Group& BackendPapilio::group() {
+  requireOwnProcess("a question to the group");
+  return *group_;
+}
+
 engine::StatsMap BackendPapilio::engineStats() {
+  requireOwnProcess("a question to the group");
   std::lock_guard lock(shutdown_mutex_);
   return process_ ? process_->engine().stats() : engine::StatsMap{};
 }
 
 std::chrono::milliseconds BackendPapilio::effective(std::chrono::milliseconds timeout) const {
-  return timeout == c10d::kUnsetTimeout || timeout == kNoTimeout ? timeout_ : timeout;
+  const bool unset = timeout == c10d::kUnsetTimeout || timeout == kNoTimeout;
+  return unset ? timeout_.load() : sane(timeout);
 }
 
 template <class Request>
 BackendPapilio::WorkPtr BackendPapilio::submit(Issue issue, Request request) {
+  requireOwnProcess(issue.op);
   const auto timeout = effective(issue.timeout);
   ErrorContext context{name_, Rank{static_cast<std::uint32_t>(rank_)},
                        static_cast<std::uint32_t>(size_), issue.op};
@@ -115,13 +185,19 @@ RoundShape BackendPapilio::shapeFor(OpKind kind, const at::Tensor& tensor) const
   return shape;
 }
 
+// README decision 8: what is tiny is a count, a flag or a metric, whose value is the point; it is
+// never partial and never rescaled, unless the caller says so.
 bool BackendPapilio::tolerant(const RoundShape& shape) const {
   const bool possible =
       isFloating(shape.dtype) &&
       (shape.op == ReduceOp::sum || shape.op == ReduceOp::avg || shape.op == ReduceOp::premul_sum);
   if (!possible || shape.numel == 0) return false;
-  if (modeOverride() == ModeOverride::strict) return false;
-  return settings_.group.mode == fault::Mode::bounded || modeOverride() == ModeOverride::tolerant;
+  switch (modeOverride()) {
+    case ModeOverride::strict: return false;
+    case ModeOverride::tolerant: return true;
+    case ModeOverride::none: break;
+  }
+  return settings_.group.mode == fault::Mode::bounded && shape.numel >= kLeastTolerant;
 }
 
 namespace {

@@ -43,13 +43,15 @@ class BackendPapilio final : public c10d::Backend {
 
   const std::string getBackendName() const override { return "papilio"; }
   c10::intrusive_ptr<Options> getBackendOptions() override;
-  void setTimeout(std::chrono::milliseconds timeout) override { timeout_ = timeout; }
+  void setTimeout(std::chrono::milliseconds timeout) override;
   void setSequenceNumberForGroup() override {}
   std::uint64_t getSequenceNumberForGroup() override { return last_seq_; }
   void enableCollectivesTiming() override { timing_ = true; }
   c10d::ErrorType getError() override { return error_; }
   void abort() override;
   void shutdown() override;
+  // shutdown() of every group of this process; without the interpreter lock.
+  static void shutdownAll();
 
   WorkPtr allreduce(Tensors& tensors, const c10d::AllreduceOptions& opts) override;
   WorkPtr broadcast(Tensors& tensors, const c10d::BroadcastOptions& opts) override;
@@ -72,11 +74,8 @@ class BackendPapilio final : public c10d::Backend {
                         const c10d::AllToAllOptions& opts) override;
   WorkPtr barrier(const c10d::BarrierOptions& opts) override;
 
-  engine::Group& group() { return *group_; }
+  engine::Group& group();  // throws DistBackendError in a forked child
   const std::string& name() const { return name_; }
-  const char* mode() const {
-    return settings_.group.mode == fault::Mode::strict ? "strict" : "bounded";
-  }
   engine::StatsMap engineStats();
 
  private:
@@ -89,6 +88,8 @@ class BackendPapilio final : public c10d::Backend {
   };
   template <class Request>
   WorkPtr submit(Issue issue, Request request);
+  void forgetParent();
+  void requireOwnProcess(const char* what) const;
   std::chrono::milliseconds effective(std::chrono::milliseconds timeout) const;
   bool tolerant(const RoundShape& shape) const;
   RoundShape shapeFor(OpKind kind, const at::Tensor& tensor) const;
@@ -100,7 +101,8 @@ class BackendPapilio final : public c10d::Backend {
 
   const std::string name_;
   const Settings settings_;
-  std::chrono::milliseconds timeout_;
+  std::atomic<std::chrono::milliseconds> timeout_;
+  const pid_t pid_;
   std::shared_ptr<Process> process_;
   std::shared_ptr<engine::Group> group_;
   std::atomic<std::uint64_t> last_seq_{0};

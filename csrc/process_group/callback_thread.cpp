@@ -2,6 +2,9 @@
 
 #include <pthread.h>
 
+#include <cstdio>
+#include <exception>
+
 namespace papilio::pg {
 
 CallbackThread::CallbackThread() : thread_([this] { main(); }) {}
@@ -26,7 +29,16 @@ void CallbackThread::post(std::function<void()> job) {
       return;
     }
   }
-  job();
+  run(job);
+}
+
+// The thread outlives whatever a callback throws; what it throws is nobody's but the log's.
+void CallbackThread::run(const std::function<void()>& job) {
+  try {
+    job();
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "papilio: a callback failed: %s\n", error.what());
+  }
 }
 
 void CallbackThread::main() {
@@ -38,7 +50,7 @@ void CallbackThread::main() {
     std::vector<std::function<void()>> jobs;
     jobs.swap(jobs_);
     lock.unlock();
-    for (auto& job : jobs) job();
+    for (auto& job : jobs) run(job);
     jobs.clear();
     lock.lock();
   }

@@ -23,6 +23,7 @@ class CallbackThread {
 
  private:
   void main();
+  static void run(const std::function<void()>& job);
 
   std::mutex mutex_;
   std::condition_variable changed_;

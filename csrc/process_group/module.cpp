@@ -78,7 +78,7 @@ py::list reportList(BackendPapilio& backend, std::size_t last) {
     reports = backend.group().reports(last);
   }
   py::list out;
-  for (const auto& report : reports) out.append(toDict(report, backend.mode()));
+  for (const auto& report : reports) out.append(toDict(report));
   return out;
 }
 
@@ -154,8 +154,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       throw py::type_error("papilio.report() needs a Work that papilio returned");
     }
     const auto report = ours->report();
-    return report ? py::object(toDict(*report, "bounded")) : py::object(py::none());
+    return report ? py::object(toDict(*report)) : py::object(py::none());
   });
+  m.def("shutdown_all", &BackendPapilio::shutdownAll, py::call_guard<py::gil_scoped_release>());
   m.def("set_mode_override", [](int value) {
     const int before = static_cast<int>(modeOverride());
     modeOverride() = static_cast<ModeOverride>(value);

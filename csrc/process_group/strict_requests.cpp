@@ -203,10 +203,9 @@ StrictRequest strictReduceScatter(Ring ring, const RoundShape& shape, Buffer out
     copyBytes(from, inputs[r].data, output.bytes);
     phase.pieces.push_back({from, output.bytes, theirs->data() + r * output.bytes, output.bytes});
   }
-  const std::byte* own = mine->data() + ring.rank * output.bytes;
-  phase.then = [=](const ContributorSet& members) {
-    reduceMembers(ring, shape, members, theirs->data(), output.bytes, shape.numel, own,
-                  output.data);
+  phase.then = [=](const ContributorSet& members) {  // also keeps `mine` alive while it is sent
+    reduceMembers(ring, shape, members, theirs->data(), output.bytes, shape.numel,
+                  mine->data() + ring.rank * output.bytes, output.data);
   };
   out.phases.push_back(std::move(phase));
   return out;

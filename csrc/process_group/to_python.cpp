@@ -16,7 +16,7 @@ py::tuple tupleOf(const ContributorSet& ranks) {
 
 }  // namespace
 
-py::dict toDict(const fault::Report& report, const std::string& mode) {
+py::dict toDict(const fault::Report& report) {
   py::list chunks;
   for (const auto& chunk : report.chunks) {
     chunks.append(py::make_tuple(chunk.start, chunk.stop, fault::name(chunk.source),
@@ -30,7 +30,7 @@ py::dict toDict(const fault::Report& report, const std::string& mode) {
   out["reduce_op"] = std::string(name(report.shape.op));
   out["seq"] = report.seq.value;
   out["view"] = report.view.value;
-  out["mode"] = report.shape.strict ? std::string("strict") : mode;
+  out["mode"] = report.shape.strict ? "strict" : "bounded";
   out["outcome"] = fault::name(report.outcome);
   out["numel"] = report.shape.numel;
   out["nbytes"] = report.nbytes;

@@ -7,7 +7,7 @@
 
 namespace papilio::pg {
 
-pybind11::dict toDict(const fault::Report& report, const std::string& mode);
+pybind11::dict toDict(const fault::Report& report);
 pybind11::dict toDict(const engine::PeerInfo& peer);
 pybind11::dict toDict(const engine::BlacklistInfo& entry);
 pybind11::dict toDict(const std::string& group, const fault::Event& event);
