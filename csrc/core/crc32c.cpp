@@ -3,6 +3,8 @@
 #include <array>
 #include <cstring>
 
+#include "core/crc32c_fold.hpp"
+
 #if defined(__x86_64__)
 #include <nmmintrin.h>
 #endif
@@ -101,17 +103,32 @@ bool hasInstruction() {
 
 #endif
 
-std::uint32_t run(const std::byte* data, std::size_t size, std::uint32_t state) {
+std::uint32_t plain(const std::byte* data, std::size_t size, std::uint32_t state) {
 #if defined(__x86_64__)
   if (hasInstruction()) return hardware(data, size, state);
 #endif
   return portable(data, size, state);
 }
 
+// Below this the fold does not pay for its last 64 bytes.
+constexpr std::size_t kFoldFrom = 2 * detail::kFoldBytes;
+
+// Folds as much of `bytes` as it can, copying it to `to` unless that is null; returns how much.
+std::size_t foldPart(std::span<const std::byte> bytes, std::byte* to, std::uint32_t& state) {
+  if (bytes.size() < kFoldFrom || !detail::canFoldCrc32c()) return 0;
+  const std::size_t part = bytes.size() / detail::kFoldBytes * detail::kFoldBytes;
+  alignas(64) std::array<std::byte, 64> rest;
+  detail::foldCrc32c(bytes.data(), part, state, to, rest.data());
+  state = plain(rest.data(), rest.size(), 0);
+  return part;
+}
+
 }  // namespace
 
 std::uint32_t crc32c(std::span<const std::byte> bytes, std::uint32_t crc) {
-  return ~run(bytes.data(), bytes.size(), ~crc);
+  std::uint32_t state = ~crc;
+  bytes = bytes.subspan(foldPart(bytes, nullptr, state));
+  return ~plain(bytes.data(), bytes.size(), state);
 }
 
 std::uint32_t crc32cPortable(std::span<const std::byte> bytes, std::uint32_t crc) {
@@ -119,17 +136,20 @@ std::uint32_t crc32cPortable(std::span<const std::byte> bytes, std::uint32_t crc
 }
 
 std::uint32_t copyWithCrc32c(std::byte* to, std::span<const std::byte> from) {
+  std::uint32_t state = ~std::uint32_t{0};
+  const std::size_t part = foldPart(from, to, state);
+  to += part;
+  from = from.subspan(part);
   // Blocks that stay in the first-level cache: the checksum reads what the copy just touched.
   constexpr std::size_t kBlock = 12 * 1024;
-  std::uint32_t crc = 0;
   while (!from.empty()) {
     const auto block = from.first(from.size() < kBlock ? from.size() : kBlock);
     std::memcpy(to, block.data(), block.size());
-    crc = crc32c(block, crc);
+    state = plain(block.data(), block.size(), state);
     to += block.size();
     from = from.subspan(block.size());
   }
-  return crc;
+  return ~state;
 }
 
 }  // namespace papilio

@@ -25,6 +25,9 @@ enum class MessageType : std::uint8_t {
 // Flags of a RESULT.
 inline constexpr std::uint16_t kLateNotCounted = 1;  // your contribution came too late to count
 inline constexpr std::uint16_t kFetched = 2;         // answer to FETCH
+inline constexpr std::uint16_t kNonFiniteDropped =
+    4;                                              // contributions with NaN or Inf are not in it
+inline constexpr std::uint16_t kOthersSettled = 8;  // not in it: some who had the chunk already
 
 struct DataHeader {
   MessageType type = MessageType::contribution;

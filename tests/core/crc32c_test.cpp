@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <random>
 #include <string_view>
 #include <vector>
@@ -34,6 +35,18 @@ TEST(Crc32c, HardwareEqualsTableForAllLengthsAndOffsets) {
   for (const std::size_t size : {3071, 3072, 3073, 6144, 8000}) {
     const std::span<const std::byte> part(bytes.data() + 1, size);
     ASSERT_EQ(crc32c(part), crc32cPortable(part)) << size;
+  }
+}
+
+TEST(Crc32c, FoldedLengthsAndOffsetsEqualTheTable) {
+  const auto bytes = randomBytes(6000, 3);
+  for (std::size_t size = 480; size < 5200; size += size < 1100 ? 1 : 37) {
+    const std::span<const std::byte> part(bytes.data() + size % 67, size);
+    ASSERT_EQ(crc32c(part, 0x12345678), crc32cPortable(part, 0x12345678)) << size;
+    std::vector<std::byte> copy(size + 64, std::byte{0xee});
+    ASSERT_EQ(copyWithCrc32c(copy.data(), part), crc32cPortable(part)) << size;
+    ASSERT_TRUE(std::equal(part.begin(), part.end(), copy.begin())) << size;
+    for (std::size_t i = size; i < copy.size(); ++i) ASSERT_EQ(copy[i], std::byte{0xee}) << size;
   }
 }
 
