@@ -92,15 +92,19 @@ void Contribution::gotResult(Time, Rank from, const DataHeader& header, Effects&
     out.push_back(effect::SendControl{reducer, msg::Settled{seq_, one, Seq{}}});
   }
   chunk.attempt = header.attempt;
+  chunk.why = header.flags & (kNonFiniteDropped | kOthersSettled);
   settle(chunk, source, header.contributors, header.weight_sum);
 }
 
-void Contribution::gotOwn(ChunkIndex index, const ContributorSet& contributors, double weight) {
+void Contribution::gotOwn(ChunkIndex index, const Reduction::Result& result) {
   Chunk& chunk = chunks_[index.value];
   if (chunk.state == State::got) return;
   const auto attempt = members_.ringDistance(layout_.owner(index), members_.me());
   chunk.attempt = attempt;
-  settle(chunk, attempt > 0 ? Source::redone : Source::reduced, contributors, weight);
+  chunk.why = static_cast<std::uint16_t>((result.nonfinite.empty() ? 0 : kNonFiniteDropped) |
+                                         (result.settled ? kOthersSettled : 0));
+  settle(chunk, attempt > 0 ? Source::redone : Source::reduced, result.contributors,
+         result.weight_sum);
 }
 
 void Contribution::gotNone(Rank from, ChunkRange range) {
@@ -111,7 +115,23 @@ void Contribution::gotNone(Rank from, ChunkRange range) {
 void Contribution::gone(Rank from, ChunkIndex index, Effects& out) {
   if (index.value >= chunks_.size()) return;
   const Chunk& chunk = chunks_[index.value];
-  if (chunk.state == State::waiting && chunk.target == from) fillLocal(index, out);
+  if (chunk.state != State::waiting || chunk.target != from) return;
+  behind_ = true;
+  fillLocal(index, out);
+}
+
+void Contribution::stale(Time now, Rank from, ChunkIndex index) {
+  if (index.value >= chunks_.size()) return;
+  Chunk& chunk = chunks_[index.value];
+  if (chunk.state != State::waiting || chunk.target != from) return;
+  behind_ = true;
+  --waiting_at_[from.value];
+  ++fetching_;
+  chunk.state = State::fetching;
+  chunk.hard = false;
+  chunk.asked = {};
+  chunk.asked.insert(from);
+  chunk.fetch_until = now + kFetchBudget;
 }
 
 void Contribution::fillLocal(ChunkIndex index, Effects& out) {
@@ -235,7 +255,7 @@ DataHeader Contribution::heldHeader(ChunkIndex index) const {
   const Chunk& chunk = chunks_[index.value];
   DataHeader header;
   header.type = MessageType::result;
-  header.flags = kFetched;
+  header.flags = static_cast<std::uint16_t>(kFetched | chunk.why);
   header.seq = seq_;
   header.schema = schema_;
   header.chunk = index;

@@ -13,6 +13,7 @@
 #include "fault/arrival.hpp"
 #include "fault/effects.hpp"
 #include "fault/members.hpp"
+#include "fault/reduction.hpp"
 
 namespace papilio::fault {
 
@@ -35,10 +36,12 @@ class Contribution {
   // A wanted RESULT was verified and applied.
   void gotResult(Time now, Rank from, const DataHeader& header, Effects& out);
   // The own duty was reduced and applied here.
-  void gotOwn(ChunkIndex chunk, const ContributorSet& contributors, double weight_sum);
+  void gotOwn(ChunkIndex chunk, const Reduction::Result& result);
   // `from` has not got this chunk / has it no more for good.
   void gotNone(Rank from, ChunkRange chunks);
   void gone(Rank from, ChunkIndex chunk, Effects& out);
+  // `from` says that it has the chunk no more; a result that it sent before may be on its way.
+  void stale(Time now, Rank from, ChunkIndex chunk);
   // Sends the chunk again after damage on the way; bounded.
   void resend(Rank to, ChunkIndex chunk, Effects& out);
 
@@ -82,8 +85,9 @@ class Contribution {
     Rank target;
     std::uint16_t attempt = 0;
     std::uint8_t resends = 0;
-    bool hard = false;     // fetching because the reducer is gone for good
-    ContributorSet asked;  // fetching: who may still answer
+    std::uint16_t why = 0;  // kNonFiniteDropped, kOthersSettled: why somebody is missing
+    bool hard = false;      // fetching because the reducer is gone for good
+    ContributorSet asked;   // fetching: who may still answer
     Time fetch_until{};
     Source source = Source::local;
     ContributorSet contributors;
@@ -94,6 +98,7 @@ class Contribution {
   bool assign(ChunkIndex index, Effects& out);  // true: own duty
   Time resultDeadline(Rank target) const;
   void blameMissing(Report& report) const;
+  void blameFor(Report& report, const Chunk& chunk, Rank owner, Rank missing) const;
 
   const Members& members_;
   const ArrivalPolicy& policy_;

@@ -35,20 +35,48 @@ Report Contribution::report() const {
   return report;
 }
 
+void Contribution::blameFor(Report& report, const Chunk& chunk, Rank owner, Rank missing) const {
+  const Rank me = members_.me();
+  const Rank reducer{(owner.value + chunk.attempt) % members_.size()};
+  const bool doubted = members_.doubted(missing);
+  if (missing == me) {
+    report.late.insert(me);
+  } else if (doubted) {
+    report.blamed.emplace(missing, members_.blameFor(missing));
+  } else if ((chunk.why & kNonFiniteDropped) != 0) {
+    report.blamed.emplace(missing, Reason::nonfinite);
+  } else if (reducer == me && members_.at(missing).settled_before > seq_) {
+    report.late.insert(me);  // it was through before this rank came
+  } else if ((chunk.why & kOthersSettled) == 0) {
+    report.blamed.emplace(missing, members_.blameFor(missing));
+  } else {
+    // It had the chunk before its reducer failed: that one is to blame, and whoever else was passed
+    // over on the way to the successor.
+    for (std::uint32_t k = 0; k < chunk.attempt; ++k) {
+      const Rank passed{(owner.value + k) % members_.size()};
+      if (passed != me) report.blamed.emplace(passed, members_.blameFor(passed));
+    }
+  }
+}
+
 void Contribution::blameMissing(Report& report) const {
   const auto all = members_.all();
-  for (const Chunk& chunk : chunks_) {
+  for (std::uint32_t c = 0; c < chunks_.size(); ++c) {
+    const Chunk& chunk = chunks_[c];
     if (chunk.source == Source::local) continue;  // its reducer is blamed below
-    (all - chunk.contributors).forEach([&](Rank rank) {
-      if (rank == members_.me()) {
-        report.late.insert(rank);
-      } else {
-        report.blamed.emplace(rank, members_.blameFor(rank));
-      }
-    });
+    const Rank owner = layout_.owner(ChunkIndex{c});
+    (all - chunk.contributors).forEach([&](Rank rank) { blameFor(report, chunk, owner, rank); });
   }
+  if (behind_) report.late.insert(members_.me());
   for (const auto& [rank, reason] : failed_reducers_) {
     if (report.outcome != Outcome::complete) report.blamed.emplace(rank, reason);
+  }
+  const bool said = !report.blamed.empty() || !report.late.empty();
+  if (report.outcome == Outcome::complete || said || !done()) return;
+  for (const Chunk& chunk : chunks_) {  // never without a reason
+    (all - chunk.contributors).forEach([&](Rank rank) {
+      report.blamed.emplace(rank, members_.blameFor(rank));
+    });
   }
 }
 

@@ -22,7 +22,8 @@ Machine::Machine(MachineConfig config)
 }
 
 Effects Machine::takeEffects() {
-  prune();
+  // Only when nothing is left to perform: an effect names what pruning would forget.
+  if (effects_.empty()) prune();
   Effects out;
   out.swap(effects_);
   return out;
@@ -52,6 +53,7 @@ void Machine::enterAllreduce(Time now, Seq seq, const RoundShape& shape, Duratio
   entered_ = std::max(entered_, seq);
   newest_ = std::max(newest_, seq);
   members_.entered(seq);
+  if (seq.value + kNearlyCurrent >= newest_.value) members_.caughtUp(members_.me());
   Round& round = rounds_[seq];
   live_.insert(seq);
   ++active_;
@@ -63,9 +65,15 @@ void Machine::enterAllreduce(Time now, Seq seq, const RoundShape& shape, Duratio
   round.self_suspect = now < suspect_self_until_;
   if (!quorumHolds()) {
     finishLocal(now, seq, round, quorumError());
+    pump(now, seq, round);
     return;
   }
   round.votes.add(members_.me(), schema, shape);
+  if (evicted()) {
+    finishLocal(now, seq, round, evictedError());
+    pump(now, seq, round);
+    return;
+  }
   if (round.votes.contested()) {
     members_.all().forEach([&](Rank rank) {
       const auto vote = round.votes.of(rank);
@@ -82,6 +90,8 @@ void Machine::enterAllreduce(Time now, Seq seq, const RoundShape& shape, Duratio
   }
   round.verdict_known = false;  // a vote that ended without this rank is counted again with it
   resolveSchema(now, seq, round, false);
+  const auto verdicts = std::move(round.early_verdicts);
+  for (const auto& verdict : verdicts) on(now, members_.me(), verdict);
   pump(now, seq, round);
 }
 
@@ -164,6 +174,7 @@ void Machine::checkQuorum(Time now) {
       pump(now, seq, *round);
     } else if (round->local) {
       finishLocal(now, seq, *round, quorumError());
+      pump(now, seq, *round);
     }
   }
 }
@@ -181,7 +192,7 @@ void Machine::finishLocal(Time, Seq seq, Round& round, RoundError error) {
   closeReady(round, effects_);
   round.finished = true;
   --active_;
-  if (local.counted() && !error) announceReturn();
+  if (local.counted() && !error) announceReturn(seq);
   emitFinish(round, local.report(), std::move(error));
 }
 
@@ -345,7 +356,9 @@ void Machine::prune() {
   if (kept_bytes_ <= config_.options.retention_bytes) return;
   for (auto& [seq, round] : rounds_) {
     if (kept_bytes_ <= config_.options.retention_bytes) return;
-    if (quiet(round)) dropVariants(seq, round);
+    if (!quiet(round) || round.variants.empty()) continue;
+    dropVariants(seq, round);
+    round.given_up = true;
   }
 }
 

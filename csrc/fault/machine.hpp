@@ -15,6 +15,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "core/control_message.hpp"
 #include "core/wire.hpp"
@@ -57,6 +58,9 @@ struct MachineCounters {
 };
 
 class Machine {
+  // Rounds behind the newest that still count as "here": the pipeline of one training step.
+  static constexpr std::uint64_t kNearlyCurrent = 2;
+
  public:
   explicit Machine(MachineConfig config);
 
@@ -111,13 +115,14 @@ class Machine {
     std::unique_ptr<StrictRound> strict;
     std::map<SchemaHash, std::unique_ptr<Reduction>> variants;
     SchemaVotes votes;
-    ContributorSet nacked;      // told once that their schema differs
-    ContributorSet evicted_by;  // said that this rank is out
+    ContributorSet nacked;  // told once that their schema differs
     std::map<Rank, RoundShape> early_enters;
+    std::vector<msg::Verdict> early_verdicts;
     std::optional<msg::StrictFailed> early_failure;
     Rank early_failure_from;
     std::optional<SchemaHash> my_schema;
     bool finished = false;  // the local rank is through
+    bool given_up = false;  // its results went before the round did: nothing is reduced again
     bool verdict_known = false;
     std::optional<SchemaHash> winner;  // of a contested schema
     Time contested_since = kNever;
@@ -145,20 +150,25 @@ class Machine {
   void redirectAll(Time now, Rank target);
   void noteLags(Reduction& reduction);
   void counted(Rank from, const Reduction& reduction);
-  void announceReturn();
+  void announceReturn(Seq counted);
   void resolveSchema(Time now, Seq seq, Round& round, bool force);
   void losesSchema(Time now, Seq seq, Round& round, const SchemaVotes::Decision& decision);
   void blacklistSchema(Time now, Seq seq, Rank rank);
   void tellSchema(Seq seq, Round& round, Rank to);
+  bool evicted() const;
+  RoundError evictedError() const;
+  void failEvicted(Time now);
   // machine_data.cpp
   Admission judgeContribution(Time now, Rank from, const DataHeader& header);
   Admission judgeResult(Rank from, const DataHeader& header);
   Admission judgeBlock(Rank from, const DataHeader& header);
   bool sane(const DataHeader& header) const;
   bool inWindow(Rank from, Seq seq);
+  bool givenUp(Rank from, Seq seq);
   Reduction& variant(Time now, Seq seq, Round& round, SchemaHash schema, const RoundShape& shape);
   void lateContribution(Time now, Rank from, const DataHeader& header);
   void sendLate(Rank to, const DataHeader& header);
+  void passOn(Round& round, Seq seq, ChunkIndex chunk);
   // machine_control.cpp
   void on(Time now, Rank from, const msg::Enter& enter);
   void on(Time now, Rank from, const msg::StrictFailed& failure);
@@ -196,6 +206,7 @@ class Machine {
   Seq newest_;                    // newest round anybody showed
   std::size_t active_ = 0;        // local rounds not finished
   std::set<Seq> live_;            // rounds that may still change: unfinished, or collecting
+  ContributorSet evicted_by_;     // said that this rank is out, and showed no change of mind
   Time suspect_self_until_{};
 };
 

@@ -62,10 +62,15 @@ void Machine::on(Time now, Rank from, const msg::Nack& nack) {
       Round* round = find(seq);
       if (seq >= nack.oldest || round == nullptr || !round->local || round->finished) continue;
       for (std::uint32_t c = 0; c < round->local->layout().chunkCount(); ++c) {
-        round->local->gone(from, ChunkIndex{c}, effects_);
+        round->local->stale(now, from, ChunkIndex{c});
       }
       pump(now, seq, *round);
     }
+    return;
+  }
+  if (nack.code == NackCode::evicted) {
+    evicted_by_.insert(from);
+    if (evicted()) failEvicted(now);
     return;
   }
   Round* round = find(nack.seq);
@@ -83,15 +88,9 @@ void Machine::on(Time now, Rank from, const msg::Nack& nack) {
     }
   } else if (nack.code == NackCode::blacklisted) {
     round->self_suspect = true;
-  } else if (nack.code == NackCode::evicted) {
-    round->evicted_by.insert(from);
-    const auto others = members_.present().count() - 1;
-    if (round->local && !round->finished && round->evicted_by.count() * 2 > others) {
-      RoundError error{ErrorKind::evicted, round->evicted_by, Reason::schema, {}, {}, {}};
-      error.text =
-          "the others trained another model and went on without this rank; restart it "
-          "with the right one";
-      finishLocal(now, nack.seq, *round, std::move(error));
+    // `oldest` beyond the round: it is over there, and no result of this chunk will come.
+    if (nack.oldest > nack.seq && round->local && !round->finished) {
+      round->local->stale(now, from, nack.chunk);
     }
   } else if (nack.code == NackCode::corrupt) {
     for (auto& [schema, reduction] : round->variants) {
@@ -104,11 +103,44 @@ void Machine::on(Time now, Rank from, const msg::Nack& nack) {
   pump(now, nack.seq, *round);
 }
 
-void Machine::on(Time now, Rank, const msg::Verdict& verdict) {
-  Round* round = find(verdict.seq);
-  if (round == nullptr || !round->my_schema || round->strict) return;
+// More than half of the others go on without this rank.
+bool Machine::evicted() const {
+  const auto others = members_.present().count() - 1;
+  return (evicted_by_ & members_.present()).count() * 2 > others;
+}
+
+RoundError Machine::evictedError() const {
+  RoundError error{ErrorKind::evicted, evicted_by_, Reason::schema, {}, {}, {}};
+  error.text =
+      "the ranks named have another model and went on without this one; restart it with the "
+      "right model";
+  return error;
+}
+
+void Machine::failEvicted(Time now) {
+  const std::set<Seq> rounds = live_;
+  for (const Seq seq : rounds) {
+    Round* round = find(seq);
+    if (round == nullptr || round->finished) continue;
+    // Where the vote is still open, both shapes are the better explanation.
+    resolveSchema(now, seq, *round, true);
+    if (round->local) finishLocal(now, seq, *round, evictedError());
+    pump(now, seq, *round);
+  }
+}
+
+void Machine::on(Time now, Rank from, const msg::Verdict& verdict) {
+  (verdict.losers & members_.all()).forEach([&](Rank rank) { members_.at(rank).voted_out = true; });
+  if (!inWindow(from, verdict.seq)) return;
+  Round* round = &rounds_[verdict.seq];
+  if (round->strict) return;
+  if (!round->my_schema) {  // whether it is right shows when this rank enters
+    if (round->early_verdicts.size() < config_.size) round->early_verdicts.push_back(verdict);
+    return;
+  }
   if (*round->my_schema == verdict.schema) {
-    if (!verdict.winners.contains(members_.me())) return;
+    const bool majority = verdict.winners.count() * 2 > members_.present().count();
+    if (!majority && !verdict.winners.contains(members_.me())) return;
     (verdict.losers & members_.all()).forEach([&](Rank rank) {
       // Somebody whom this rank saw with the right schema is not accused by hearsay.
       if (round->votes.of(rank) == round->my_schema) return;
@@ -125,8 +157,16 @@ void Machine::on(Time now, Rank, const msg::Verdict& verdict) {
   resolveSchema(now, verdict.seq, *round, false);
 }
 
-void Machine::on(Time now, Rank from, const msg::Progress&) {
+void Machine::on(Time now, Rank from, const msg::Progress& progress) {
   members_.at(from).reducer_life = now;
+  if (!progress.missing.contains(members_.me())) return;
+  const Seq before = oldestActive();
+  if (progress.seq < before) {
+    toControl(from, msg::Settled{progress.seq, {}, before});
+  } else if (!members_.mayReduce(from, progress.seq) && !members_.gone(from)) {
+    // It waits in vain: its shards go elsewhere, and it has not heard so.
+    toControl(from, msg::Suspect{from, progress.seq});
+  }
 }
 
 void Machine::on(Time, Rank from, const msg::Fetch& fetch) {
@@ -194,17 +234,29 @@ void Machine::on(Time now, Rank from, const msg::Settled& settled) {
 void Machine::on(Time now, Rank, const msg::Suspect& suspect) {
   const Rank target = suspect.target;
   if (target.value >= config_.size || members_.gone(target)) return;
-  members_.routeAround(target);
+  // Rounds that the target announced to reduce again, and that somebody had routed elsewhere before
+  // that arrived, go to the stand-in as well.
+  const Seq announced = members_.at(target).reinstated_from;
+  const Seq from = announced.value != 0 ? std::min(announced, suspect.seq) : suspect.seq;
+  members_.routeAround(target, from);
   const std::set<Seq> rounds = live_;
   for (const Seq seq : rounds) {
     Round* round = find(seq);
-    if (seq < suspect.seq || round == nullptr || !round->local || round->finished) continue;
+    if (seq < from || round == nullptr || !round->local || round->finished) continue;
     ownDuties(now, seq, *round, round->local->redirect(target, effects_));
     pump(now, seq, *round);
   }
 }
 
 void Machine::on(Time, Rank from, const msg::Reinstate& reinstate) {
+  if (!members_.at(from).routed_around) return;
+  if (reinstate.seq <= entered_) {
+    // It did not know how far the others are: rounds from there on went to its stand-in already.
+    const Seq next{entered_.value + 1};
+    members_.routeAround(from, next);
+    toOthers(msg::Suspect{from, next});
+    return;
+  }
   members_.reinstate(from, reinstate.seq);
 }
 

@@ -10,8 +10,6 @@ namespace {
 // Rounds a peer may be ahead of this rank; further ahead is nobody who plays by the rules.
 constexpr std::uint64_t kWindow = 1ULL << 16;
 constexpr std::uint64_t kMaxTensorBytes = 1ULL << 44;
-// Rounds behind the newest that still count as "here": the pipeline of one training step.
-constexpr std::uint64_t kNearlyCurrent = 2;
 }  // namespace
 
 Reduction& Machine::variant(Time, Seq seq, Round& round, SchemaHash schema,
@@ -30,6 +28,14 @@ bool Machine::inWindow(Rank from, Seq seq) {
   ++counters_.dropped_stale;
   toControl(from, msg::Nack{seq, NackCode::stale, {}, forgotten_before_, {}, {}});
   return false;
+}
+
+bool Machine::givenUp(Rank from, Seq seq) {
+  const Round* round = find(seq);
+  if (round == nullptr || !round->given_up) return false;
+  ++counters_.dropped_stale;
+  toControl(from, msg::Nack{seq, NackCode::stale, {}, Seq{seq.value + 1}, {}, {}});
+  return true;
 }
 
 bool Machine::sane(const DataHeader& header) const {
@@ -57,20 +63,21 @@ Admission Machine::judgeContribution(Time now, Rank from, const DataHeader& head
     ++counters_.dropped_malformed;
     return Admission::drop;
   }
-  if (!inWindow(from, header.seq)) {
+  if (!inWindow(from, header.seq) || givenUp(from, header.seq)) {
     lateContribution(now, from, header);
     return Admission::drop;
   }
   newest_ = std::max(newest_, header.seq);
   Round& round = rounds_[header.seq];
   round.votes.add(from, header.schema, header.shape);
+  if (round.my_schema == header.schema) evicted_by_.erase(from);
   const bool differs = (round.my_schema && *round.my_schema != header.schema) ||
                        (round.winner && *round.winner != header.schema);
   if (members_.gone(from) || differs) {
     ++counters_.dropped_schema;
     if (differs) {
       tellSchema(header.seq, round, from);
-    } else if (!round.nacked.contains(from)) {
+    } else if (members_.goneReason(from) == Reason::schema && !round.nacked.contains(from)) {
       round.nacked.insert(from);
       toControl(from, msg::Nack{header.seq, NackCode::evicted, {}, {}, {}, {}});
     }
@@ -96,6 +103,11 @@ Admission Machine::judgeContribution(Time now, Rank from, const DataHeader& head
     ++counters_.dropped_blacklisted;
     if (reduction.result(header.chunk) != nullptr) {
       sendLate(from, header);
+    } else if (round.finished && !reduction.collecting(header.chunk)) {
+      toControl(
+          from,
+          msg::Nack{
+              header.seq, NackCode::blacklisted, header.chunk, Seq{header.seq.value + 1}, {}, {}});
     } else {
       reduction.showed(now, from);  // it gets the result, its data does not count
     }
@@ -185,18 +197,34 @@ void Machine::accepted(Time now, Rank from, const DataHeader& header, bool intac
     if (it == round->variants.end()) return;
     counted(from, *it->second);
     it->second->arrived(now, from, header.chunk, header.weight);
-    // A chunk that this rank stands in for needs this rank's data too, or its word that it is done.
-    if (round->finished) {
-      it->second->withdraw(members_.me());
-    } else if (round->local && !round->local->waits(header.chunk)) {
-      it->second->settle(members_.me(), {header.chunk.value, header.chunk.value + 1});
-    }
+    if (round->finished) it->second->withdraw(members_.me());
+    if (header.attempt > 0) passOn(*round, header.seq, header.chunk);
   } else if (header.type == MessageType::result) {
     round->local->gotResult(now, from, header, effects_);
+    passOn(*round, header.seq, header.chunk);
   } else if (round->strict) {
     round->strict->blockPlaced(from, header.attempt, header.chunk.value, effects_);
   }
   pump(now, header.seq, *round);
+}
+
+// Somebody wants this rank to reduce a chunk whose result came here from its own reducer. It gets
+// those very bytes while the round's tensor is here. Unless the reducer is certainly gone, whoever
+// asks is alone in missing it (a broken link, a wrong suspicion), and nobody else is waited for.
+void Machine::passOn(Round& round, Seq seq, ChunkIndex chunk) {
+  if (!round.local) return;
+  const Contribution& local = *round.local;
+  const auto it = round.variants.find(local.schema());
+  if (it == round.variants.end() || !it->second->collecting(chunk)) return;
+  Reduction& reduction = *it->second;
+  if (!round.finished && local.waits(chunk)) return;
+  reduction.withdraw(members_.me(), chunk);
+  if (!round.finished && local.holds(chunk)) {
+    reduction.arrivedAt(chunk).forEach([&](Rank to) {
+      if (to != members_.me()) effects_.push_back(effect::SendHeld{to, seq, chunk});
+    });
+  }
+  if (!members_.gone(reduction.layout().owner(chunk))) reduction.hurry(chunk);
 }
 
 void Machine::blocksPosted(Time now, Rank to, Seq seq, std::uint16_t phase) {
@@ -219,6 +247,8 @@ DataHeader Machine::resultHeader(Seq seq, SchemaHash schema, ChunkIndex chunk) c
   if (const auto* result = it->second->result(chunk)) {
     header.contributors = result->contributors;
     header.weight_sum = result->weight_sum;
+    if (!result->nonfinite.empty()) header.flags |= kNonFiniteDropped;
+    if (result->settled) header.flags |= kOthersSettled;
   }
   header.attempt = members_.ringDistance(it->second->layout().owner(chunk), members_.me());
   return header;

@@ -21,8 +21,8 @@ void Machine::ownDuties(Time now, Seq seq, Round& round, const std::vector<Chunk
   for (const ChunkIndex chunk : chunks) {
     if (const auto* result = reduction.result(chunk)) {
       effects_.push_back(effect::ApplyOwn{seq, local.schema(), chunk});
-      local.gotOwn(chunk, result->contributors, result->weight_sum);
-    } else if (seq < forgotten_before_) {
+      local.gotOwn(chunk, *result);
+    } else if (seq < forgotten_before_ || round.given_up) {
       local.gone(members_.me(), chunk, effects_);  // it was reduced and forgotten long ago
     } else {
       reduction.arrived(now, members_.me(), chunk, config_.options.weight);
@@ -42,7 +42,7 @@ void Machine::pump(Time now, Seq seq, Round& round) {
     for (auto& effect : effects_) {
       if (auto* finish = std::get_if<effect::Finish>(&effect); finish && finish->seq == seq) {
         finish->report.view = config_.view;
-        finish->report.self_suspect = round.self_suspect;
+        finish->report.self_suspect = finish->report.self_suspect || round.self_suspect;
         ++(finish->error                                 ? counters_.rounds_failed
            : finish->report.outcome == Outcome::complete ? counters_.rounds_complete
                                                          : counters_.rounds_degraded);
@@ -63,14 +63,16 @@ void Machine::reduced(Time now, Seq seq, SchemaHash schema, ChunkIndex chunk,
   const auto it = round->variants.find(schema);
   if (it == round->variants.end()) return;
   Reduction& reduction = *it->second;
-  reduction.reduced(now, chunk, actual, effects_);
+  const bool had_input = holdsInput(seq, chunk) && round->my_schema == schema;
+  reduction.reduced(now, chunk, actual, had_input, effects_);
+  if (reduction.result(chunk) == nullptr) return pump(now, seq, *round);
   kept_bytes_ += reduction.layout().bytes(chunk);
   if (reduction.layout().owner(chunk) != members_.me()) ++counters_.redone_chunks;
   if (reduction.firstClose()) noteLags(reduction);
   Contribution* local = round->local.get();
   if (local != nullptr && !round->finished && local->schema() == schema && local->takesOwn(chunk)) {
     effects_.push_back(effect::ApplyOwn{seq, schema, chunk});
-    local->gotOwn(chunk, actual, reduction.result(chunk)->weight_sum);
+    local->gotOwn(chunk, *reduction.result(chunk));
   }
   pump(now, seq, *round);
 }
@@ -91,9 +93,12 @@ void Machine::counted(Rank from, const Reduction& reduction) {
 
 // This rank was routed around and its contributions count again: it reduces again from a round on
 // that nobody has entered yet.
-void Machine::announceReturn() {
+void Machine::announceReturn(Seq counted) {
   const Member& self = members_.at(members_.me());
   if (!self.routed_around || self.reinstated_from.value != 0) return;
+  // A result from before the incident proves nothing: after a freeze it is the first thing in the
+  // mailbox, while the others are many rounds ahead.
+  if (counted < self.routed_from || counted.value + kNearlyCurrent < newest_.value) return;
   const Seq from{newest_.value + kReinstateMargin};
   members_.reinstate(members_.me(), from);
   toOthers(msg::Reinstate{from});
@@ -138,22 +143,24 @@ void Machine::expireRound(Time now, Seq seq, Round& round) {
 
 void Machine::judgeLate(Time now, Seq seq, Round& round, const ContributorSet& late) {
   ContributorSet missing = late;
+  // The local thread is busy elsewhere while this process reduces for the others: not waited for
+  // again until it enters a round that is current.
+  if (late.contains(members_.me())) members_.missed(members_.me(), false);
   missing.erase(members_.me());
-  const auto others = members_.expected().count() - 1;
+  ContributorSet peers = members_.expected();
+  peers.erase(members_.me());
+  const auto others = peers.count();
   // Who misses most of the group at once is itself the one that is cut off (protocol D2, C6).
   const bool sick =
       now < suspect_self_until_ || (missing.count() >= 2 && missing.count() * 2 > others);
   if (sick) round.self_suspect = true;
   missing.forEach([&](Rank rank) {
-    bool shown = false;
-    bool own = false;
-    for (const auto& [schema, reduction] : round.variants) {
-      shown = shown || reduction->shown().contains(rank);
-      own = own || reduction->ownShardWaitsFor(rank);
-    }
-    // It takes part, and only a chunk that this rank stands in for is missing: the two disagree
-    // about a third rank, which is no reason to call it slow.
-    if (shown && !own) return;
+    // Where this rank stands in for a third one that others think dead, the two merely disagree:
+    // no reason to call anybody slow.
+    const bool own =
+        std::any_of(round.variants.begin(), round.variants.end(),
+                    [&](const auto& entry) { return entry.second->dutyWaitsFor(rank); });
+    if (!own) return;
     struck(now, seq, rank, !sick,
            "no contribution " + milliseconds(policy_.budget()) + " after the median member");
   });
@@ -177,8 +184,9 @@ void Machine::struck(Time now, Seq seq, Rank rank, bool strike, const std::strin
 
 void Machine::suspectReducer(Time now, Seq seq, Rank rank) {
   Round& round = rounds_.at(seq);
-  if (members_.routeAround(rank)) {
-    toOthers(msg::Suspect{rank, Seq{entered_.value + 1}});
+  const Seq next{entered_.value + 1};
+  if (members_.routeAround(rank, next)) {
+    toOthers(msg::Suspect{rank, next});
     const bool was_timely = members_.at(rank).pace == Member::Pace::timely;
     const bool sick = now < suspect_self_until_;
     struck(now, seq, rank, was_timely && !sick,
@@ -205,6 +213,7 @@ void Machine::blacklistSchema(Time now, Seq seq, Rank rank) {
   notify(EventKind::blacklisted, rank, Reason::schema, seq,
          "it has " + theirs + (mine != nullptr ? ", this rank has " + describe(*mine) : "") +
              "; its gradients are disregarded until it returns with the right model");
+  toControl(rank, msg::Nack{seq, NackCode::evicted, {}, {}, {}, {}});
   redirectAll(now, rank);
   checkQuorum(now);
 }

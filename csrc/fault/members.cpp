@@ -44,7 +44,7 @@ bool Members::counts(Rank rank) const {
 bool Members::mayReduce(Rank rank, Seq seq) const {
   if (gone(rank)) return false;
   const Member& member = at(rank);
-  if (!member.routed_around) return true;
+  if (!member.routed_around || seq < member.routed_from) return true;
   return member.reinstated_from.value != 0 && seq >= member.reinstated_from;
 }
 
@@ -56,9 +56,10 @@ Rank Members::reducerFor(Rank owner, Seq seq) const {
   return me_;
 }
 
-bool Members::routeAround(Rank rank) {
+bool Members::routeAround(Rank rank, Seq seq) {
   Member& member = at(rank);
   const bool news = !member.routed_around || member.reinstated_from.value != 0;
+  member.routed_from = news ? seq : std::min(member.routed_from, seq);
   member.routed_around = true;
   member.reinstated_from = Seq{};
   return news;
@@ -88,7 +89,12 @@ Reason Members::blameFor(Rank rank) const {
   if (const BlacklistEntry* entry = blacklist_.find(rank)) {
     return entry->reason == Reason::slow ? Reason::blacklisted : entry->reason;
   }
+  if (at(rank).voted_out) return Reason::schema;
   return at(rank).link == Member::Link::joining ? Reason::unreachable : Reason::slow;
+}
+
+bool Members::doubted(Rank rank) const {
+  return !counts(rank) || at(rank).pace != Member::Pace::timely;
 }
 
 PeerState Members::state(Rank rank) const {
@@ -106,6 +112,7 @@ PeerState Members::state(Rank rank) const {
 void Members::caughtUp(Rank rank) {
   Member& member = at(rank);
   member.ever_contributed = true;
+  member.voted_out = false;
   member.pace = Member::Pace::timely;
   if (++member.timely_streak >= kCleanStreak) member.catch_up_spent = false;
 }

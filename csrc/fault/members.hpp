@@ -30,7 +30,9 @@ struct Member {
   bool catch_up_spent = false;
   bool ever_contributed = false;
   bool routed_around = false;  // its shards go to its successor …
-  Seq reinstated_from;         // … but from this round on to itself again (0: not announced)
+  Seq routed_from;             // … from this round on …
+  Seq reinstated_from;         // … and from this one on to itself again (0: not announced)
+  bool voted_out = false;      // by hearsay: others found its schema to be the wrong one
   Time reducer_life{};         // last RESULT or PROGRESS from it, any round
   Seq settled_before;          // it needs nothing of rounds before this one
   Seq gone_before;             // as a reducer it has no results of rounds before this one
@@ -63,13 +65,14 @@ class Members {
   // First rank from `owner` on, in ring order, that may reduce; self when nobody else may.
   Rank reducerFor(Rank owner, Seq seq) const;
   // The rank does not answer as a reducer. False: that was known.
-  bool routeAround(Rank rank);
+  bool routeAround(Rank rank, Seq seq);
   // It announced that it reduces again from `seq` on.
   void reinstate(Rank rank, Seq seq);
   // A round was entered: forget route-arounds that ended before it.
   void entered(Seq seq);
   std::uint16_t ringDistance(Rank from, Rank to) const;
   Reason blameFor(Rank rank) const;  // why it is missing from a result
+  bool doubted(Rank rank) const;     // gone, blacklisted, or not waited for
   PeerState state(Rank rank) const;
 
   void judged(Rank rank) { ++at(rank).judged_rounds; }

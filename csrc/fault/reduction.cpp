@@ -81,7 +81,7 @@ ContributorSet Reduction::settledRanks() const {
 }
 
 ContributorSet Reduction::waitingFor(const Duty& duty, const ContributorSet& expected) const {
-  if (duty.phase != Phase::collecting || duty.arrived.empty()) return {};
+  if (duty.phase != Phase::collecting || duty.arrived.empty() || duty.hurried) return {};
   return expected - duty.arrived - duty.settled - absent_;
 }
 
@@ -109,9 +109,20 @@ void Reduction::closeReady(Effects& out) {
   }
 }
 
-void Reduction::reduced(Time now, ChunkIndex chunk, const ContributorSet& actual, Effects& out) {
+void Reduction::reduced(Time now, ChunkIndex chunk, const ContributorSet& actual, bool had_input,
+                        Effects& out) {
   Duty& duty = duties_[chunk.value];
+  if (actual.empty()) {
+    duty.phase = Phase::collecting;
+    duty.arrived = {};
+    duty.result = {};
+    return;
+  }
   duty.phase = Phase::closed;
+  const auto missing = members_.all() - duty.result.contributors;
+  duty.result.settled = !(missing & (duty.settled | settledRanks())).empty();
+  duty.result.nonfinite = duty.result.contributors - actual;
+  if (!had_input) duty.result.nonfinite.erase(members_.me());
   duty.result.contributors = actual;
   duty.result.weight_sum = weightOf(actual);
   kept_bytes_ += layout_.bytes(chunk);
@@ -157,9 +168,19 @@ ContributorSet Reduction::expire(Time now) {
 
 Time Reduction::nextDeadline() const {
   Time next = kNever;
-  waitingFor().forEach([&](Rank rank) { next = std::min(next, deadlineOf(rank)); });
-  if (next != kNever) next = std::min(next, next_progress_);
-  return next;
+  bool waits = false;
+  waitingFor().forEach([&](Rank rank) {
+    waits = true;
+    next = std::min(next, deadlineOf(rank));
+  });
+  return waits ? std::min(next, next_progress_) : next;
+}
+
+void Reduction::withdraw(Rank src, ChunkIndex chunk) {
+  if (!collecting(chunk)) return;
+  Duty& duty = duties_.at(chunk.value);
+  duty.arrived.erase(src);
+  duty.settled.insert(src);
 }
 
 void Reduction::withdraw(Rank src) {
@@ -180,12 +201,26 @@ bool Reduction::complete() const {
   });
 }
 
-bool Reduction::ownShardWaitsFor(Rank rank) const {
-  const auto expected = members_.all();
+bool Reduction::dutyWaitsFor(Rank rank) const {
   return std::any_of(duties_.begin(), duties_.end(), [&](const auto& entry) {
-    return layout_.owner(ChunkIndex{entry.first}) == members_.me() &&
-           waitingFor(entry.second, expected).contains(rank);
+    const Duty& duty = entry.second;
+    const bool open = duty.phase == Phase::collecting && !duty.arrived.empty() && !duty.hurried;
+    return open && !duty.arrived.contains(rank) && !duty.settled.contains(rank) &&
+           members_.reducerFor(layout_.owner(ChunkIndex{entry.first}), seq_) == members_.me();
   });
+}
+
+bool Reduction::collecting(ChunkIndex chunk) const {
+  const auto it = duties_.find(chunk.value);
+  return it != duties_.end() && it->second.phase == Phase::collecting;
+}
+
+ContributorSet Reduction::arrivedAt(ChunkIndex chunk) const {
+  return collecting(chunk) ? duties_.at(chunk.value).arrived : ContributorSet{};
+}
+
+void Reduction::hurry(ChunkIndex chunk) {
+  if (collecting(chunk)) duties_.at(chunk.value).hurried = true;
 }
 
 bool Reduction::idle() const {
@@ -215,7 +250,8 @@ void Reduction::reportProgress(Time now, Effects& out) {
   const auto missing = waitingFor();
   if (missing.empty()) return;
   next_progress_ = now + kProgressEvery;
-  shown_.forEach([&](Rank to) {
+  // To those who wait here, and to those it waits for: whoever is through with the round says so.
+  (shown_ | missing).forEach([&](Rank to) {
     if (to == members_.me() || members_.gone(to)) return;
     out.push_back(effect::SendControl{to, msg::Progress{seq_, missing}});
   });

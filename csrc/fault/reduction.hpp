@@ -43,19 +43,29 @@ class Reduction {
   // Closes every chunk that waits for nobody.
   void closeReady(Effects& out);
   // The engine reduced: `actual` is what really went in (a non-finite minority may be gone).
-  void reduced(Time now, ChunkIndex chunk, const ContributorSet& actual, Effects& out);
+  // Nothing went in when only the local tensor was to be used and is complete by now: the chunk
+  // reopens. `had_input`: the local tensor still held this rank's own contribution.
+  void reduced(Time now, ChunkIndex chunk, const ContributorSet& actual, bool had_input,
+               Effects& out);
 
   // Members it still waits for, over all chunks on duty that somebody contributed to.
   ContributorSet waitingFor() const;
   // Members whose deadline has passed; they are not waited for any more in this round.
   ContributorSet expire(Time now);
   Time nextDeadline() const;
-  // `src` takes its contributions back from chunks that are still open.
+  // `src` takes its contributions back from chunks that are still open (one of them, or all).
+  void withdraw(Rank src, ChunkIndex chunk);
   void withdraw(Rank src);
   // Every member that is present contributed to every chunk on duty, and all are closed.
   bool complete() const;
-  // Does a chunk of this rank's own shard still wait for `rank`?
-  bool ownShardWaitsFor(Rank rank) const;
+  // Does a chunk that this rank reduces by its own opinion still wait for `rank`?
+  bool dutyWaitsFor(Rank rank) const;
+  // Is the chunk on duty here and still open?
+  bool collecting(ChunkIndex chunk) const;
+  // Ranks whose contributions to an open chunk are here.
+  ContributorSet arrivedAt(ChunkIndex chunk) const;
+  // Closes the chunk with what is here: nobody else will send anything for it.
+  void hurry(ChunkIndex chunk);
   // True once, at the first closed chunk.
   bool firstClose() { return kept_bytes_ != 0 && !std::exchange(first_close_seen_, true); }
   bool idle() const;  // nothing collecting that somebody contributed to
@@ -66,6 +76,8 @@ class Reduction {
   struct Result {
     ContributorSet contributors;
     double weight_sum = 0;
+    ContributorSet nonfinite;  // left out because of NaN or Inf
+    bool settled = false;      // somebody is not in it because they had the chunk already
   };
   // nullptr while the chunk is not closed here.
   const Result* result(ChunkIndex chunk) const;
@@ -82,6 +94,7 @@ class Reduction {
   struct Duty {
     Phase phase = Phase::collecting;
     std::uint8_t resends = 0;
+    bool hurried = false;
     ContributorSet arrived;
     ContributorSet settled;
     Result result;

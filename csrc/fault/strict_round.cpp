@@ -145,14 +145,23 @@ void StrictRound::peerGone(Rank rank, Reason reason, Effects& out) {
 void StrictRound::peerFailedIt(Rank from, const msg::StrictFailed& failure, Effects& out) {
   if (ended_) return;
   ContributorSet culprits = failure.culprits & members_.all();
-  if (culprits.empty() || culprits.contains(members_.me())) culprits.insert(from);
-  culprits.erase(members_.me());
   const auto reason = static_cast<Reason>(failure.reason);
-  const bool out_for_good = failure.culprits.contains(members_.me()) && reason == Reason::schema;
-  const auto kind = out_for_good ? ErrorKind::evicted : ErrorKind::peer_failed;
-  RoundError error{kind, culprits, reason, {}, {}, {}};
-  error.text = "rank " + std::to_string(from.value) + " gave this collective up because of rank " +
-               listed(culprits) + " (" + name(reason) + ")";
+  const bool because_of_me = culprits.contains(members_.me());
+  const std::string who = "rank " + std::to_string(from.value);
+  if (because_of_me) {
+    const bool out_for_good = reason == Reason::schema;
+    RoundError error{
+        out_for_good ? ErrorKind::evicted : ErrorKind::peer_failed, {}, reason, {}, {}, {}};
+    error.ranks.insert(from);
+    error.text = who + " gave this collective up because of this rank (" + name(reason) + ")" +
+                 (out_for_good ? "; restart it with the right model" : "");
+    self_suspect_ = true;
+    return finish(std::move(error), out);
+  }
+  if (culprits.empty()) culprits.insert(from);
+  RoundError error{ErrorKind::peer_failed, culprits, reason, {}, {}, {}};
+  error.text = who + " gave this collective up because of rank " + listed(culprits) + " (" +
+               name(reason) + ")";
   finish(std::move(error), out);
 }
 
@@ -161,7 +170,8 @@ void StrictRound::fail(RoundError error, Effects& out) {
   ContributorSet culprits = error.ranks;
   if (culprits.empty()) culprits.insert(members_.me());
   const msg::StrictFailed failure{seq_, culprits, static_cast<std::uint8_t>(error.reason)};
-  (taking_part_ - culprits).forEach([&](Rank to) {
+  // The culprits too, if they can hear it: they must not wait for this rank.
+  (taking_part_ & members_.present()).forEach([&](Rank to) {
     if (to != members_.me()) out.push_back(effect::SendControl{to, failure});
   });
   finish(std::move(error), out);
@@ -179,7 +189,8 @@ void StrictRound::finish(RoundError error, Effects& out) {
     report.chunks.push_back({0, spec_.shape.numel, Source::reduced, taking_part_,
                              static_cast<double>(taking_part_.count())});
   }
-  (missing | error.ranks).forEach([&](Rank rank) {
+  report.self_suspect = self_suspect_;
+  (self_suspect_ ? missing : missing | error.ranks).forEach([&](Rank rank) {
     if (rank == members_.me()) return;
     const bool named = error.ranks.contains(rank) && error.reason != Reason::none;
     report.blamed.emplace(rank, named ? error.reason : members_.blameFor(rank));

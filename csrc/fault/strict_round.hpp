@@ -72,6 +72,7 @@ class StrictRound {
   std::vector<std::vector<std::uint32_t>> left_;     // blocks still to come, [phase][rank]
   std::vector<ContributorSet> unsent_;               // per phase: SendBlocks not yet posted
   bool ended_ = false;
+  bool self_suspect_ = false;  // others gave it up because of this rank
 };
 
 }  // namespace papilio::fault

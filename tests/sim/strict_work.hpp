@@ -1,0 +1,31 @@
+// The memory side of a strict collective in a simulated node: what goes to whom in which phase.
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "fault/strict_round.hpp"
+#include "sim/workload.hpp"
+
+namespace papilio::sim {
+
+struct StrictWork {
+  struct Piece {
+    Bytes send;
+    Bytes received;
+  };
+  struct Phase {
+    std::vector<Piece> pieces;  // by rank
+    std::function<void(const ContributorSet&)> then;
+  };
+  std::vector<Phase> phases;
+  bool needs_all = false;
+  ContributorSet needed;
+};
+
+// Fills `work` for one collective. `tensor` is the input, and after the last phase the output
+// (all-gather: all pieces in rank order). Both must stay where they are while the work runs.
+void prepare(StrictWork& work, std::uint32_t n, Rank me, const RoundShape& shape, Bytes& tensor);
+fault::StrictSpec specOf(const StrictWork& work, const RoundShape& shape, std::uint32_t n);
+
+}  // namespace papilio::sim
