@@ -77,7 +77,7 @@ def main() -> int:
     show(options, history, reference, results)
     if all(history.steps):
         picture = options.out / "timeline.png"
-        plot.draw(picture, history, reference, checks.UNTOUCHED)
+        plot.draw(picture, history, reference, checks.UNTOUCHED, options.patience)
         print(f"\nPicture: {picture}; logs of both runs beside it.")
     failed = [check for check in results if not check.good]
     for check in failed:

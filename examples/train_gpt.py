@@ -5,8 +5,9 @@
     torchrun --nproc-per-node 4 examples/train_gpt.py --backend gloo
 
 There is no fault-tolerance code in here. ``--config FILE`` names a JSON file with hyper-parameters
-that may be edited while the job runs: a new ``lr`` counts from the next step, a new ``width``
-rebuilds the model, as people do when they experiment. ``{rank}`` in the name is filled in.
+that may be edited while the job runs: a new ``lr`` (the highest learning rate) counts from the next
+step, a new ``width`` rebuilds the model, as people do when they experiment. ``{rank}`` in the name
+is filled in.
 """
 
 import argparse
@@ -88,6 +89,11 @@ def held_out_loss(model, data):
     return loss_of(model.module, *batch(data, starts)).item()
 
 
+def schedule(step, steps):
+    """Share of the learning rate: up in 20 steps, then down in a line."""
+    return min(1, (step + 1) / 20) * (1 - step / steps)
+
+
 class Trainer:
     """Model and optimizer as the hyper-parameters say."""
 
@@ -116,10 +122,11 @@ class Trainer:
         self.settings = settings
         if rebuild:
             self.build(first=False)
-        for group in self.optimizer.param_groups:
-            group["lr"] = settings["lr"]
 
-    def step(self, inputs, targets):
+    def step(self, number, inputs, targets):
+        rate = self.settings["lr"] * schedule(number, self.options.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
         loss = loss_of(self.model, inputs, targets)
         self.optimizer.zero_grad()
         loss.backward()
@@ -132,7 +139,7 @@ def parse():
     parser.add_argument("--backend", default="papilio")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--width", type=int, default=128, help="a multiple of 4")
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=3e-3, help="its peak")
     parser.add_argument("--config", help="JSON file with width or lr, read at every step")
     parser.add_argument("--evaluate", type=int, default=25, metavar="K", help="every K steps")
     parser.add_argument("--metrics", help="write one JSON line per step to METRICS.<rank>.jsonl")
@@ -153,7 +160,7 @@ def main():
     for step in range(options.steps):
         start, clock = time.time(), time.monotonic()
         trainer.apply_edits()
-        loss = trainer.step(*random_batch(training_text, generator))
+        loss = trainer.step(step, *random_batch(training_text, generator))
         record = {"step": step, "loss": loss, "start": start, "seconds": time.monotonic() - clock}
         if (step + 1) % options.evaluate == 0 or step + 1 == options.steps:
             record["held_out"] = held_out_loss(trainer.model, held_out)

@@ -95,7 +95,7 @@ class Job:
     def _launch(self) -> subprocess.Popen:
         script = ROOT / "examples" / "train_gpt.py"
         command = [sys.executable, "-m", "papilio.run", "-n", str(RANKS), "--keep-going"]
-        command += [str(script), "--steps", str(self.steps), "--lr", "2e-3"]
+        command += [str(script), "--steps", str(self.steps)]
         command += [
             "--metrics",
             str(self.out / "steps"),
@@ -117,7 +117,7 @@ class Job:
         )
 
     def _read(self, process) -> None:
-        with open(self.out / "output.txt", "w") as copy:
+        with open(self.out / "output.txt", "w", buffering=1) as copy:
             for raw in process.stdout:
                 line = raw.decode(errors="replace").rstrip("\n")
                 copy.write(line + "\n")

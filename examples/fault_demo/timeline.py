@@ -5,10 +5,10 @@ import textwrap
 from fault_demo.history import History
 from fault_demo.phases import caught_up
 
-WIDTH = 110
+WIDTH = 116  # columns
 _SEEN = {
     "peer_lost": "peer {rank} is lost ({detail}); goes on without it",
-    "peer_slow": "peer {rank} is late ({detail}); does not wait for it any more",
+    "peer_slow": "peer {rank} is late ({detail}); does not wait for it until it has caught up",
     "blacklisted": "blacklists peer {rank} ({reason}: {detail})",
     "readmitted": "readmits peer {rank} ({detail})",
     "isolated": "thinks that it is cut off itself ({detail})",
@@ -32,39 +32,29 @@ def _cause(history: History, rank: int, when: float):
 
 
 def _observations(history: History) -> list:
+    """What the ranks reported: ``rank 3, 12 ms later: ...``."""
     rows = []
-    finish = min((end for end, how in history.ends.values() if how == "exit status 0"), default=0)
     for event in history.events:
-        if event["kind"] not in _SEEN or (event["reason"] == "left" and event["when"] > finish - 1):
+        # Ranks that leave at the end of their work, or after their own error, are no news.
+        if event["kind"] not in _SEEN or event["reason"] == "left":
             continue
-        text = f"  rank {event['me']}: " + _SEEN[event["kind"]].format(**event)
         cause = _cause(history, event["rank"], event["when"])
-        if cause is not None:
-            text += f", {_delay(event['when'] - cause.when)} after it happened"
+        delay = f", {_delay(event['when'] - cause.when)} later" if cause is not None else ""
+        text = f"  rank {event['me']}{delay}: " + _SEEN[event["kind"]].format(**event)
         rows.append((event["when"], text))
     return rows
 
 
 def _hit_steps(history: History, witness: int) -> list:
-    """How long the step took in which the witness met each fault."""
+    """How long the slowest of the three steps took in which the witness met each fault."""
     rows = []
     for action in history.actions:
-        if action.kind == "continue":
+        after = [s for s in history.steps[witness] if s["start"] + s["seconds"] > action.when]
+        if action.kind == "continue" or not after:
             continue
-        for step in history.steps[witness]:
-            end = step["start"] + step["seconds"]
-            if end > action.when and step["start"] < action.when + 10:
-                hit = max(
-                    (
-                        s
-                        for s in history.steps[witness]
-                        if step["step"] <= s["step"] <= step["step"] + 2
-                    ),
-                    key=lambda s: s["seconds"],
-                )
-                what = f"  rank {witness}: the slowest step around it, {hit['step']}, takes "
-                rows.append((hit["start"] + hit["seconds"], what + _delay(hit["seconds"])))
-                break
+        hit = max(after[:3], key=lambda s: s["seconds"])
+        text = f"  rank {witness}: its step {hit['step']} takes {_delay(hit['seconds'])}"
+        rows.append((hit["start"] + hit["seconds"], text))
     return rows
 
 

@@ -3,11 +3,13 @@
 import copy
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 
 import pytest
-from cluster import REPOSITORY
+from cluster import REPOSITORY, wait_until
 
 sys.path.insert(0, os.path.join(REPOSITORY, "examples"))
 from fault_demo import checks, plot, summary, timeline  # noqa: E402
@@ -114,7 +116,7 @@ def test_story_tables_and_picture(history, tmp_path):
     assert "{0,1,2,3} 100%" in tables and "2 (schema)" in tables, tables
     text = (story + tables).splitlines()
     assert all(line.isascii() for line in text) and max(map(len, text)) <= 120
-    plot.draw(tmp_path / "timeline.png", history, None, 3)
+    plot.draw(tmp_path / "timeline.png", history, None, 3, PATIENCE)
     assert (tmp_path / "timeline.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -137,3 +139,42 @@ def test_same_script_under_torchrun(backend, tmp_path):
     ]
     assert [x["step"] for x in last] == [3, 3]
     assert last[0]["held_out"] == last[1]["held_out"]  # the same model on both ranks
+
+
+def _gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+@pytest.mark.timeout(100)
+def test_interrupt_leaves_nothing_behind(tmp_path):
+    demo = os.path.join(REPOSITORY, "examples", "demo.py")
+    process = subprocess.Popen(
+        [sys.executable, demo, "--steps", "100", "--out", str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    output = tmp_path / "fault-free" / "output.txt"
+
+    def ranks():
+        return re.findall(r"\d+ = pid (\d+)", output.read_text() if output.exists() else "")
+
+    pids = [int(pid) for pid in wait_until(ranks, timeout=60, what="four ranks")]
+    assert len(pids) == 4
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=40)
+    assert process.returncode == 130 and "interrupted, all ranks stopped" in errors, errors
+    assert all(_gone(pid) for pid in pids)
+
+
+def test_demo_refuses_senseless_arguments():
+    demo = os.path.join(REPOSITORY, "examples", "demo.py")
+    for arguments, says in ((["--steps", "10"], "80 steps"), (["--freeze", "1"], "--patience")):
+        done = subprocess.run(
+            [sys.executable, demo, *arguments], capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 2 and says in done.stderr
