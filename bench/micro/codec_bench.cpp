@@ -95,7 +95,7 @@ void layoutWalk(benchmark::State& state) {
   state.counters["chunks"] = chunks;
   state.SetItemsProcessed(state.iterations() * chunks);
 }
-BENCHMARK(layoutWalk)->Arg(256)->Arg(1 << 20)->Arg(1 << 24);
+BENCHMARK(layoutWalk)->ArgName("numel")->Arg(256)->Arg(1 << 20)->Arg(1 << 24);
 
 }  // namespace
 }  // namespace papilio

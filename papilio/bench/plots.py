@@ -70,13 +70,17 @@ def _caption(content: dict) -> str:
     dirty = " + changes" if git["dirty"] else ""
     row = content["results"][0]
     what = row["collective"] + ("" if row["op"] == "none" else f" {row['op']}")
-    calls = [r["iterations"] for r in content["results"]]
+    calls = sorted({r["iterations"] for r in content["results"]})
+    spoken = f"{calls[0]}" if len(calls) == 1 else f"{calls[0]} to {calls[-1]}"
     mode = content["args"]["mode"]
+    combined = {"max": "slowest rank", "min": "fastest rank", "avg": "mean over ranks"}.get(
+        content["config"]["combine"], "rank 0"
+    )
     return (
         f"{what} of {row['type']}, {config['ranks']} ranks on one host ({host['cpus']} CPUs, "
         f"{host['cpu']}): loopback and shared memory, no network\n"
-        f"{mode} calls, {min(calls)} to {max(calls)} per size and backend, slowest rank of each "
-        f"call; papilio {content['version']} commit {git['commit']}{dirty}, "
+        f"{mode} calls, {spoken} per size and backend; one sample = {combined} of a call\n"
+        f"papilio {content['version']} commit {git['commit']}{dirty}, "
         f"torch {content['libraries']['torch']}, {content['start'][:16]}Z"
     )
 
@@ -97,7 +101,7 @@ def _sizes(content: dict) -> list:
 def _finish(figure, content: dict, title: str) -> None:
     figure.suptitle(title, x=0.02, ha="left", fontsize=13, fontweight="bold")
     figure.text(0.02, 0.012, _caption(content), fontsize=7.5, color=_GREY, va="bottom")
-    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
 
 
 def _bandwidth(pyplot, content: dict):
@@ -190,7 +194,8 @@ def _ratio(pyplot, content: dict):
             axis.vlines(x, item["ratio_low"], item["ratio_high"], color="black", linewidth=1)
             _bar_label(axis, x, item)
     _ratio_axis(axis, sizes, pairs)
-    _finish(figure, content, "Time relative to " + ", ".join(other for _, other in pairs))
+    others = ", ".join(other for _, other in pairs)
+    _finish(figure, content, f"Time of {pairs[0][0]} relative to {others}")
     return figure, (*_RATIO_KEYS, "verdict"), table
 
 
@@ -224,15 +229,12 @@ def _ratio_axis(axis, sizes: list, pairs: list) -> None:
         range(len(sizes)), [size_label(size) for size in sizes], rotation=35, ha="right"
     )
     axis.set_xlabel("message size")
-    axis.set_ylabel(f"p50 time of {pairs[0][0]} / p50 time of the other")
-    axis.text(0.995, 0.985, "slower", transform=axis.transAxes, ha="right", va="top", color=_GREY)
-    axis.text(0.995, 0.015, "faster", transform=axis.transAxes, ha="right", color=_GREY)
-    axis.legend(
-        title="line: 95 % interval; hatched: no clear difference",
-        loc="lower center",
-        bbox_to_anchor=(0.5, 1.0),
-        ncols=len(pairs),
+    axis.set_ylabel("faster ←    ratio of p50 times    → slower")
+    axis.set_title(
+        "lines: 95 % interval; hatched: no clear difference", fontsize=10, color=_GREY, loc="left"
     )
+    if len(pairs) > 1:
+        axis.legend(loc="lower right")
 
 
 def draw(content: dict, folder: str) -> list:

@@ -8,7 +8,7 @@ import time
 from papilio.bench import environment
 
 _WIDTH = 118
-_ROW = "{:>10} {:>10} {:>8} {:>4} {:>8} {:>9} {:>9} {:>9} {:>9} {:>9} {:>6} {:>7} {:>7} {:>6}"
+_ROW = "{:>10} {:>10} {:>8} {:>4} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>6} {:>7} {:>7} {:>6}"
 _COMPARE = "{:>10} {:>10} {:>12} {:>12} {:>8} {:>17} {:>10}  {}"
 MEMORY_LIMIT = 128 << 20  # growth per rank that is still right, bytes beside the tensor
 
@@ -17,7 +17,7 @@ def number(value, digits: int = 1) -> str:
     """Fixed point, fewer digits for large values, `-` for nothing."""
     if value is None:
         return "-"
-    return f"{value:.0f}" if abs(value) >= 1e6 else f"{value:.{digits}f}"
+    return f"{value:.0f}" if abs(value) >= 1e5 else f"{value:.{digits}f}"
 
 
 def mib(amount: float) -> str:
@@ -167,7 +167,8 @@ class Text:
         wrong = sum(row["wrong"] for row in rows)
         self.comment(f"wrong elements: {wrong} in {checked} verified calls")
         for name in self.options.backends:
-            self._backend_footer(name, bench)
+            if rows:
+                self._backend_footer(name, bench)
         if not bench.sees_peaks:
             self.comment("memory: /proc/self/clear_refs is not writable, peaks inside calls unseen")
         for item in bench.comparisons[-(len(self.options.backends) - 1) or None :]:
@@ -186,7 +187,7 @@ class Text:
         rows = [row for row in bench.results if row["backend"] == name]
         bands = [row["stats"]["busbw"] for row in rows if row["stats"]["busbw"] is not None]
         mean = f"{sum(bands) / len(bands):.3f} GB/s" if bands else "-"
-        first = rows[0]["first_us"] / 1e3 if rows else 0.0
+        first = rows[0]["first_us"] / 1e3
         self.comment(
             f"{name}: average busbw {mean}; group made in {bench.init_seconds.get(name, 0):.2f} s, "
             f"first call {first:.1f} ms"

@@ -23,7 +23,15 @@ _LEAD = 200e-6  # seconds between the release of the barrier and the common star
 _TARGET = 2.0  # seconds of calls per backend and size, -n auto
 _FEWEST, _MOST = 31, 10_000
 _INIT_LIMIT = 120.0  # seconds to import torch and make the groups
-_UNSUPPORTED = ("does not support", "not supported", "not implemented", "unsupported")
+_UNSUPPORTED = (
+    "does not support",
+    "not supported",
+    "not implemented",
+    "unsupported",
+    "unknown backend",
+    "unknown c10d backend",
+    "no module named",
+)
 
 
 class DidNotFinish(Exception):
