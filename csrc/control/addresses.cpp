@@ -1,3 +1,5 @@
+#include "control/addresses.hpp"
+
 #include <arpa/inet.h>
 #include <ifaddrs.h>
 #include <netinet/in.h>
@@ -13,8 +15,6 @@
 
 namespace papilio::control {
 
-namespace {
-
 std::string textOf(const sockaddr* address) {
   std::array<char, INET6_ADDRSTRLEN> text{};
   const void* raw = nullptr;
@@ -27,6 +27,8 @@ std::string textOf(const sockaddr* address) {
   }
   return inet_ntop(address->sa_family, raw, text.data(), text.size()) != nullptr ? text.data() : "";
 }
+
+namespace {
 
 // Interface name to its addresses, IPv4 first.
 std::map<std::string, std::vector<std::string>> localAddresses() {
@@ -51,6 +53,15 @@ std::string hostIdentity() {
   std::array<char, 128> space{};
   const auto length = readlink("/proc/self/ns/pid", space.data(), space.size() - 1);
   return boot + " " + (length > 0 ? space.data() : "unknown");
+}
+
+std::string interfaceOf(const std::string& address) {
+  for (const auto& [name, addresses] : localAddresses()) {
+    for (const auto& known : addresses) {
+      if (known == address) return name;
+    }
+  }
+  return {};
 }
 
 std::string addressFor(const std::string& wanted) {

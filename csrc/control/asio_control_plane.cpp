@@ -6,50 +6,16 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
-#include <charconv>
-#include <cstdio>
 #include <cstring>
 
+#include "control/record.hpp"
 #include "core/control_message.hpp"
 
 namespace papilio::control {
 
 namespace {
 
-constexpr const char* kRecordWord = "papilio1";
 constexpr std::size_t kMaxDataFrame = kMaxControlBytes;
-
-struct Record {
-  asio::ip::tcp::endpoint endpoint;
-  ProcessId process;
-};
-
-// "papilio1 10.0.0.3:41532 0123456789abcdef"
-Record parseRecord(const std::string& text) {
-  const auto fail = [&]() -> Record {
-    throw std::invalid_argument("'" + text + "' is no address record of papilio");
-  };
-  const auto first = text.find(' ');
-  const auto second = text.rfind(' ');
-  if (first == std::string::npos || second == first || text.substr(0, first) != kRecordWord) {
-    return fail();
-  }
-  const std::string place = text.substr(first + 1, second - first - 1);
-  const auto colon = place.rfind(':');
-  if (colon == std::string::npos) return fail();
-  std::error_code error;
-  Record out;
-  const auto address = asio::ip::make_address(place.substr(0, colon), error);
-  std::uint16_t port = 0;
-  const char* port_end = place.data() + place.size();
-  const auto parsed = std::from_chars(place.data() + colon + 1, port_end, port);
-  const char* id_end = text.data() + text.size();
-  const auto id = std::from_chars(text.data() + second + 1, id_end, out.process.value, 16);
-  if (error || parsed.ptr != port_end || id.ptr != id_end || id.ec != std::errc{}) return fail();
-  out.endpoint = {address, port};
-  return out;
-}
 
 void setKeepalive(int fd, bool same_host) {
   const auto set = [&](int option, int value) {
@@ -87,27 +53,32 @@ AsioControlPlane::AsioControlPlane(Config config, engine::ControlObserver& obser
   accept();
 }
 
-AsioControlPlane::~AsioControlPlane() { closing_ = true; }
+AsioControlPlane::~AsioControlPlane() {
+  closing_ = true;
+  if (watched_) watched_->release();  // the descriptor belongs to the transport
+}
 
 std::string AsioControlPlane::localRecord() const {
-  std::array<char, 20> id{};
-  std::snprintf(id.data(), id.size(), "%016llx",
-                static_cast<unsigned long long>(config_.self.process.value));
-  return std::string(kRecordWord) + " " + config_.self.address + " " + id.data();
+  return formatRecord(config_.self.address, config_.self.process);
 }
 
 void AsioControlPlane::accept() {
   acceptor_.async_accept([this](std::error_code error, asio::ip::tcp::socket socket) {
     if (closing_) return;
     if (error) {  // out of descriptors: try again later instead of spinning
-      note("can not accept a connection: " + error.message());
+      if (!accept_failing_) {
+        note("can not accept a connection: " + error.message() +
+             "; going on to try. Raise the limit of file descriptors (ulimit -n) if that is it");
+      }
+      accept_failing_ = true;
       accept_retry_.expires_after(std::chrono::milliseconds(100));
       accept_retry_.async_wait([this](std::error_code waited) {
         if (!waited) accept();
       });
       return;
     }
-    if (unauthenticated() < kMaxPending) {
+    accept_failing_ = false;
+    if (makeRoom()) {
       begin(std::make_shared<Connection>(std::move(socket)), Role::listener, std::nullopt);
     } else {
       ++counters_.rejected_garbage;
@@ -135,19 +106,9 @@ void AsioControlPlane::connect(PeerId id, const std::string& record, Duration li
          peer.endpoint.address().to_string() + ":" + std::to_string(peer.endpoint.port()) + ": " +
              peer.last_error);
   });
-  for (auto it = pending_.begin(); it != pending_.end(); ++it) {
-    if (!it->authenticated || it->hello.process != peer.process) continue;
+  if (parked(peer.process) != nullptr) {
     // Not inside this call: the observer does not expect its peer before connect() has returned.
-    asio::post(io_, [this, &peer] {
-      for (auto parked = pending_.begin(); parked != pending_.end(); ++parked) {
-        if (!parked->authenticated || parked->hello.process != peer.process) continue;
-        auto connection = std::move(parked->connection);
-        auto hello = std::move(parked->hello);
-        pending_.erase(parked);
-        adopt(peer, std::move(connection), std::move(hello));
-        return;
-      }
-    });
+    asio::post(io_, [this, &peer] { takeParked(peer); });
     return;
   }
   if (config_.self.process < peer.process) dial(peer);
@@ -190,7 +151,9 @@ void AsioControlPlane::adopt(Peer& peer, ConnectionPtr connection, PeerHello hel
         onPeerEnd(peer, error, broken_rules);
       });
   if (same_host && peer.hello.pid != 0) watchProcess(peer);
+  const ConnectionPtr up = peer.connection;
   observer_.onPeerUp(peer.id, peer.hello);
+  up->resume();  // it may have been parked
 }
 
 void AsioControlPlane::onPeerFrame(Peer& peer, Kind kind, std::span<const std::byte> body) {
@@ -236,7 +199,14 @@ void AsioControlPlane::onPeerEnd(Peer& peer, std::error_code error, bool broken_
 void AsioControlPlane::watchProcess(Peer& peer) {
   const int fd = static_cast<int>(syscall(SYS_pidfd_open, static_cast<pid_t>(peer.hello.pid), 0));
   if (fd < 0) return;  // gone already, or an old kernel: the connection itself will tell
-  peer.pidfd.emplace(io_, fd);
+  peer.pidfd.emplace(io_);
+  std::error_code refused;
+  peer.pidfd->assign(fd, refused);
+  if (refused) {
+    ::close(fd);
+    peer.pidfd.reset();
+    return;
+  }
   peer.pidfd->async_wait(asio::posix::stream_descriptor::wait_read,
                          [this, &peer](std::error_code error) {
                            if (error || peer.state != Peer::State::up) return;
@@ -284,7 +254,8 @@ void AsioControlPlane::shutdown(std::uint32_t limit_ms) {
   closing_ = true;
   std::error_code ignored;
   acceptor_.close(ignored);
-  for (auto& pending : pending_) pending.connection->close();
+  for (auto& [id, pending] : pending_) pending.connection->close();
+  pending_.clear();
   for (auto& [id, peer] : peers_) {
     if (peer.state == Peer::State::up) peer.connection->send(Kind::bye, {});
   }
@@ -302,7 +273,7 @@ void AsioControlPlane::shutdown(std::uint32_t limit_ms) {
     io_.run_one_for(std::chrono::milliseconds(5));
   }
   for (auto& [id, peer] : peers_) down(peer, DownCause::bye, "");
-  if (watched_) watched_->release();  // the descriptor belongs to the transport
+  if (watched_) watched_->release();
   watched_.reset();
   accept_retry_.cancel();
   work_.reset();
@@ -327,13 +298,29 @@ void AsioControlPlane::wait(Duration max) {
   io_.poll();
 }
 
+void AsioControlPlane::nap(Duration max) {
+  if (io_.stopped()) io_.restart();
+  if (watched_ && watching_) {
+    watched_->cancel();
+    io_.poll();  // the cancelled handler must not end the wait
+  }
+  io_.run_one_for(max);
+  io_.poll();
+}
+
 void AsioControlPlane::wake() {
   asio::post(io_, [] {});
 }
 
 std::unique_ptr<engine::ControlPlane> makeControlPlane(Config config,
                                                        engine::ControlObserver& observer) {
-  return std::make_unique<AsioControlPlane>(std::move(config), observer);
+  try {
+    return std::make_unique<AsioControlPlane>(std::move(config), observer);
+  } catch (const std::system_error& error) {
+    throw std::runtime_error(std::string("papilio can not open its control connections: ") +
+                             error.what() +
+                             "; is the limit of file descriptors (ulimit -n) too small?");
+  }
 }
 
 }  // namespace papilio::control

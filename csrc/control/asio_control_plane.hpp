@@ -4,7 +4,6 @@
 
 #include <asio.hpp>
 
-#include <list>
 #include <map>
 #include <memory>
 #include <optional>
@@ -32,6 +31,7 @@ class AsioControlPlane final : public engine::ControlPlane {
   void shutdown(std::uint32_t limit_ms) override;
   void watch(int fd) override;
   void wait(Duration max) override;
+  void nap(Duration max) override;
   void wake() override;
   engine::ControlCounters counters() const override { return counters_; }
 
@@ -39,8 +39,11 @@ class AsioControlPlane final : public engine::ControlPlane {
   using ConnectionPtr = std::shared_ptr<Connection>;
   using Timer = asio::steady_timer;
 
-  // A connection before it belongs to a peer.
+  // A connection before it belongs to a peer. Handlers know it by number: one that is already due
+  // when the connection goes away finds nothing.
+  using PendingId = std::uint64_t;
   struct Pending {
+    PendingId id;
     ConnectionPtr connection;
     Timer timer;
     Role role;                     // of this side
@@ -51,7 +54,6 @@ class AsioControlPlane final : public engine::ControlPlane {
     bool authenticated = false;  // parked: waits for connect()
     PeerHello hello;
   };
-  using PendingList = std::list<Pending>;
 
   struct Peer {
     enum class State : std::uint8_t { connecting, up, down };
@@ -82,16 +84,24 @@ class AsioControlPlane final : public engine::ControlPlane {
   Peer* byProcess(ProcessId process);
   // pending.cpp
   void begin(ConnectionPtr connection, Role role, std::optional<PeerId> dialed);
-  void onPendingFrame(PendingList::iterator pending, Kind kind, std::span<const std::byte> body);
-  void gotGreeting(PendingList::iterator pending, std::span<const std::byte> body);
-  void gotHello(PendingList::iterator pending, std::span<const std::byte> body);
-  void reject(PendingList::iterator pending, std::uint64_t& counter, const std::string& why);
-  std::size_t unauthenticated() const;
+  void expireAt(Pending& pending, Duration limit, const char* why);
+  void onPendingFrame(Pending& pending, Kind kind, std::span<const std::byte> body);
+  void gotGreeting(Pending& pending, std::span<const std::byte> body);
+  void gotHello(Pending& pending, std::span<const std::byte> body);
+  void park(Pending& pending);
+  void takeParked(Peer& peer);
+  // Ends it; `pending` is gone afterwards.
+  void reject(Pending& pending, std::uint64_t& counter, const std::string& why);
+  Pending* find(PendingId id);
+  Pending* parked(ProcessId process);
+  bool makeRoom();
   void note(const std::string& line) const {
     if (config_.log) config_.log(line);
   }
 
+  // Strangers hold at most so many descriptors; a silent one gives way to the next caller.
   static constexpr std::size_t kMaxPending = 64;
+  static constexpr std::size_t kMaxParked = 1024;
   static constexpr Duration kFirstBackoff = 50ms;
   static constexpr Duration kMaxBackoff = 500ms;
   static constexpr Duration kPidfdGrace = 20ms;
@@ -105,7 +115,9 @@ class AsioControlPlane final : public engine::ControlPlane {
   Timer accept_retry_;
   std::optional<asio::posix::stream_descriptor> watched_;
   bool watching_ = false;
-  PendingList pending_;
+  std::map<PendingId, Pending> pending_;  // oldest first
+  PendingId last_pending_ = 0;
+  bool accept_failing_ = false;
   std::map<PeerId, Peer> peers_;
   bool closing_ = false;
 };

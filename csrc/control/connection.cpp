@@ -22,8 +22,10 @@ void Connection::handOver(FrameFn on_frame, EndFn on_end) {
 }
 
 void Connection::read() {
+  reading_ = true;
   socket_.async_read_some(
       asio::buffer(chunk_), [self = shared_from_this()](std::error_code error, std::size_t size) {
+        self->reading_ = false;
         if (!self->open_) return;
         if (error) {
           self->end(error, false);
@@ -31,15 +33,21 @@ void Connection::read() {
         }
         self->input_.insert(self->input_.end(), self->chunk_.begin(), self->chunk_.begin() + size);
         self->consume();
-        if (self->open_) self->read();
+        if (self->open_ && !self->held_) self->read();
       });
+}
+
+void Connection::resume() {
+  held_ = false;
+  consume();
+  if (open_ && !held_ && !reading_) read();
 }
 
 void Connection::consume() {
   if (consuming_) return;  // drain() out of a frame handler
   consuming_ = true;
   std::size_t at = 0;
-  while (open_ && input_.size() - at >= kPrefix) {
+  while (open_ && !held_ && input_.size() - at >= kPrefix) {
     std::uint32_t length;
     std::memcpy(&length, input_.data() + at, sizeof length);
     const auto kind = static_cast<std::uint8_t>(input_[at + 4]);

@@ -33,6 +33,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool send(Kind kind, std::span<const std::byte> body);
   // Frames may grow to this size from now on (64 KiB during the handshake).
   void limitFrames(std::size_t bytes) { max_frame_ = bytes; }
+  // No frame is handed out, and nothing is read, until resume(): what the other side sends
+  // meanwhile waits in the kernel, which bounds it.
+  void hold() { held_ = true; }
+  void resume();
   // Handles what has already arrived, without waiting.
   void drain();
   void close();
@@ -60,6 +64,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool writing_ = false;
   bool open_ = true;
   bool consuming_ = false;
+  bool reading_ = false;
+  bool held_ = false;
 };
 
 }  // namespace papilio::control

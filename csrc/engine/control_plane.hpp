@@ -81,7 +81,9 @@ class ControlPlane {
   virtual void watch(int fd) = 0;
   // Handles what is ready; sleeps up to `max` if nothing is. Zero: poll only.
   virtual void wait(Duration max) = 0;
-  // Ends a wait() from any thread. Signal-safe it need not be.
+  // Like wait(), but the watched fd does not end it: for a descriptor that cries wolf.
+  virtual void nap(Duration max) = 0;
+  // Ends a wait() or nap() from any thread. Signal-safe it need not be.
   virtual void wake() = 0;
 
   virtual ControlCounters counters() const = 0;

@@ -9,7 +9,5 @@ std::string hostName();
 // Local address whose route leads to MASTER_ADDR; "127.0.0.1" when the variable is unset, local, or
 // can not be resolved.
 std::string routeToMaster();
-// Name of the interface that has this address; empty when there is none.
-std::string interfaceOf(const std::string& address);
 
 }  // namespace papilio::pg

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <stdexcept>
 
+#include "control/addresses.hpp"
 #include "control/control_plane.hpp"
 #include "core/layout.hpp"
 #include "process_group/network.hpp"
@@ -63,7 +64,7 @@ Process::Process(const ProcessSettings& settings) : callbacks_(std::make_shared<
     ucx::Config lane;
     lane.self = self;
     lane.max_payload = maxChunkBytes(1);
-    lane.net_devices = interfaceOf(address);
+    lane.net_devices = control::interfaceOf(address);
     lane.log = log_line;
     return ucx::makeTransport(std::move(lane), observer);
   };
