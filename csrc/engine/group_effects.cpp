@@ -12,13 +12,16 @@ using namespace fault;
 void GroupRuntime::drain() {
   if (draining_) return;  // the outer call goes on until nothing is left
   draining_ = true;
+  struct Reset {  // also when an effect throws
+    bool& flag;
+    ~Reset() { flag = false; }
+  } const reset{draining_};
   for (Effects effects = machine_.takeEffects(); !effects.empty();
        effects = machine_.takeEffects()) {
     for (auto& effect : effects) {
       std::visit([&](auto& e) { perform(e); }, effect);
     }
   }
-  draining_ = false;
 }
 
 void GroupRuntime::perform(const effect::SendContribution& e) {
@@ -38,23 +41,28 @@ void GroupRuntime::perform(const effect::SendResult& e) {
   const auto* kept = buffers_.result({e.seq, e.schema, e.chunk});
   DataHeader header = machine_.resultHeader(e.seq, e.schema, e.chunk);
   if (e.to == config_.rank || kept == nullptr || header.contributors.empty()) return;
-  header.flags = e.flags;
+  header.flags |= e.flags;
   header.payload_crc = kept->crc;
   outboxes_[e.to.value].push(Outbox::Result{header, kept->block});
   host_.hasWork(peers_[e.to.value]);
 }
 
 void GroupRuntime::perform(const effect::SendHeld& e) {
-  const DataHeader header = machine_.heldHeader(e.seq, e.chunk);
-  if (header.contributors.empty()) return;
-  outboxes_[e.to.value].push(Outbox::Result{header, {}});
+  DataHeader header = machine_.heldHeader(e.seq, e.chunk);
+  const auto local = locals_.find(e.seq);
+  if (e.to == config_.rank || header.contributors.empty() || local == locals_.end()) return;
+  // Copied now: the round may be over, and its tensor gone, before this can be sent.
+  const auto bytes = local->second.layout.bytes(e.chunk);
+  BlockRef block = host_.pool().allocate(static_cast<std::uint32_t>(bytes));
+  header.payload_crc = copyWithCrc32c(block.data(), {chunkData(local->second, e.chunk), bytes});
+  outboxes_[e.to.value].push(Outbox::Result{header, std::move(block)});
   host_.hasWork(peers_[e.to.value]);
 }
 
-double GroupRuntime::factorFor(const RoundShape& shape, double weight_sum) const {
-  if (weight_sum <= 0) return 0;
-  if (shape.op == ReduceOp::avg) return 1.0 / weight_sum;
-  return static_cast<double>(config_.size) * shape.premul / weight_sum;
+Factor GroupRuntime::factorFor(const RoundShape& shape, double weight_sum) const {
+  if (weight_sum <= 0) return 0.0;
+  if (shape.op == ReduceOp::avg) return {1.0, weight_sum};
+  return {static_cast<double>(config_.size) * shape.premul, weight_sum};
 }
 
 ContributorSet GroupRuntime::reduceInto(const effect::Reduce& e, const RoundShape& shape,
@@ -114,8 +122,10 @@ void GroupRuntime::perform(const effect::Reduce& e) {
   KeptResult result;
   result.block = host_.pool().allocate(static_cast<std::uint32_t>(layout.bytes(e.chunk)));
   const auto actual = reduceInto(e, shape, layout.range(e.chunk).size(), result.block.data());
-  if (config_.options.payload_crc) result.crc = crc32c(result.block.view());
-  buffers_.keepResult({e.seq, e.schema, e.chunk}, std::move(result));
+  if (!actual.empty()) {
+    if (config_.options.payload_crc) result.crc = crc32c(result.block.view());
+    buffers_.keepResult({e.seq, e.schema, e.chunk}, std::move(result));
+  }
   machine_.reduced(host_.now(), e.seq, e.schema, e.chunk, actual);
 }
 
@@ -175,6 +185,10 @@ void GroupRuntime::perform(effect::Finish& e) {
 }
 
 void GroupRuntime::perform(const effect::Forget& e) { buffers_.forget(e.seq, e.schema); }
+
+void GroupRuntime::perform(const effect::Discard& e) {
+  buffers_.takeContributions({e.seq, e.schema, e.chunk});
+}
 
 void GroupRuntime::perform(const effect::SendBlocks& e) {
   outboxes_[e.to.value].push(Outbox::Blocks{e.seq, e.phase, 0});

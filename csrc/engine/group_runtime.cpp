@@ -1,5 +1,8 @@
 #include "engine/group_runtime.hpp"
 
+#include <algorithm>
+#include <array>
+#include <cstdio>
 #include <cstring>
 #include <random>
 
@@ -11,6 +14,23 @@ namespace {
 
 // Contributions one rank may have unanswered at one reducer, per shard.
 std::uint32_t creditsFor(std::uint32_t n) { return n > 64 ? 4 : 8; }
+
+// The deadlines that follow from patience and timeout, for the reader of a log.
+std::string ladder(const fault::GroupOptions& options) {
+  using Policy = fault::ArrivalPolicy;
+  const auto seconds = [](Duration value) {
+    std::array<char, 32> text{};
+    std::snprintf(text.data(), text.size(), "%g s", toSeconds(value));
+    return std::string(text.data());
+  };
+  const Policy policy(options.patience);
+  return "deadlines: a contribution " + seconds(std::min(Policy::kFloor, options.patience)) +
+         " to " + seconds(options.patience) +
+         " after the median member's, adapting (the first one " + seconds(policy.firstBudget()) +
+         "), a result " + seconds(fault::Contribution::kResultMargin) + " later, each fetch " +
+         seconds(fault::Contribution::kFetchBudget) + ", a strict collective " +
+         seconds(options.timeout);
+}
 
 fault::MachineConfig machineConfig(const GroupConfig& config, Incarnation incarnation) {
   fault::MachineConfig out;
@@ -35,6 +55,7 @@ GroupRuntime::GroupRuntime(GroupHost& host, GroupConfig config, std::vector<Peer
       outboxes_(config_.size, Outbox(creditsFor(config_.size))),
       block_bytes_(maxChunkBytes(config_.size)) {
   joined_.insert(config_.rank);
+  if (config_.rank == Rank{0}) host_.log(LogLevel::info, prefix(Seq{}) + ladder(config_.options));
 }
 
 std::optional<Rank> GroupRuntime::rankOf(PeerId peer) const {
@@ -88,6 +109,19 @@ void GroupRuntime::cancel(Seq seq, fault::ErrorKind kind, const std::string& tex
 void GroupRuntime::abort(const std::string& why) {
   machine_.cancelAll(host_.now(), fault::ErrorKind::aborted, why);
   drain();
+}
+
+void GroupRuntime::abandon(const std::string& why) {
+  for (auto& [seq, local] : std::exchange(locals_, {})) {
+    Completion completion;
+    completion.seq = seq;
+    completion.report.seq = seq;
+    completion.report.shape = local.shape;
+    completion.report.outcome = fault::Outcome::local;
+    completion.error.kind = fault::ErrorKind::aborted;
+    completion.error.text = why;
+    if (local.done) local.done(completion);
+  }
 }
 
 void GroupRuntime::ban(Rank rank, std::optional<Duration> term, const std::string& why) {
@@ -183,8 +217,9 @@ bool GroupRuntime::place(Rank from, const DataHeader& header, std::span<const st
   if (payload.size() != std::min<std::uint64_t>(block_bytes_, piece.recv_bytes - offset)) {
     return false;
   }
-  const auto crc = copyWithCrc32c(piece.recv + offset, payload);
-  return !config_.options.payload_crc || crc == header.payload_crc;
+  if (config_.options.payload_crc && crc32c(payload) != header.payload_crc) return false;
+  std::memcpy(piece.recv + offset, payload.data(), payload.size());
+  return true;
 }
 
 std::byte* GroupRuntime::chunkData(const Local& local, ChunkIndex chunk) const {

@@ -17,6 +17,7 @@
 #include "core/wire.hpp"
 #include "engine/block_pool.hpp"
 #include "engine/engine.hpp"
+#include "engine/kernels.hpp"
 #include "engine/outbox.hpp"
 #include "engine/round_buffers.hpp"
 #include "fault/machine.hpp"
@@ -65,6 +66,8 @@ class GroupRuntime {
               DoneFn done);
   void cancel(Seq seq, fault::ErrorKind kind, const std::string& text);
   void abort(const std::string& why);
+  // For what abort() could not end because the machine failed: every DoneFn still runs.
+  void abandon(const std::string& why);
   void ban(Rank rank, std::optional<Duration> term, const std::string& why);
   void unban(Rank rank);
 
@@ -114,13 +117,14 @@ class GroupRuntime {
   void perform(const fault::effect::SendControl& e);
   void perform(fault::effect::Finish& e);
   void perform(const fault::effect::Forget& e);
+  void perform(const fault::effect::Discard& e);
   void perform(const fault::effect::SendBlocks& e);
   void perform(const fault::effect::RunPhase& e);
   void perform(const fault::effect::Notify& e);
 
   ContributorSet reduceInto(const fault::effect::Reduce& e, const RoundShape& shape,
                             std::uint64_t numel, std::byte* out);
-  double factorFor(const RoundShape& shape, double weight_sum) const;
+  Factor factorFor(const RoundShape& shape, double weight_sum) const;
   void release(Seq seq, ChunkIndex chunk, Rank owner);
 
   bool produceResult(Rank to, Outgoing& out, bool& starved);

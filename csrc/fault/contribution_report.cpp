@@ -63,6 +63,7 @@ void Contribution::blameMissing(Report& report) const {
   const auto all = members_.all();
   for (std::uint32_t c = 0; c < chunks_.size(); ++c) {
     const Chunk& chunk = chunks_[c];
+    if (chunk.contributors.empty()) continue;     // not settled: the call ends in an error
     if (chunk.source == Source::local) continue;  // its reducer is blamed below
     const Rank owner = layout_.owner(ChunkIndex{c});
     (all - chunk.contributors).forEach([&](Rank rank) { blameFor(report, chunk, owner, rank); });

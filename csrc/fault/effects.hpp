@@ -34,7 +34,8 @@ struct SendResult {
   ChunkIndex chunk;
   std::uint16_t flags = 0;
 };
-// Send a chunk that was received from another reducer, out of the round's own (unfinished) tensor.
+// Send a chunk that was received from another reducer, out of the round's own tensor. Its bytes are
+// to be copied at once: the round may be over before they can be sent.
 struct SendHeld {
   Rank to;
   Seq seq;
@@ -74,6 +75,12 @@ struct Forget {
   Seq seq;
   SchemaHash schema;
 };
+// Free the contributions to that chunk: nobody waits for its reduction.
+struct Discard {
+  Seq seq;
+  SchemaHash schema;
+  ChunkIndex chunk;
+};
 // Strict: stage and send this phase's piece for `to`, then call Machine::blocksPosted().
 struct SendBlocks {
   Rank to;
@@ -94,8 +101,8 @@ struct Notify {
 
 using Effect = std::variant<effect::SendContribution, effect::DropContributions, effect::SendResult,
                             effect::SendHeld, effect::Reduce, effect::ApplyOwn, effect::FillLocal,
-                            effect::SendControl, effect::Finish, effect::Forget, effect::SendBlocks,
-                            effect::RunPhase, effect::Notify>;
+                            effect::SendControl, effect::Finish, effect::Forget, effect::Discard,
+                            effect::SendBlocks, effect::RunPhase, effect::Notify>;
 using Effects = std::vector<Effect>;
 
 }  // namespace papilio::fault

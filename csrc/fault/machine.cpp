@@ -71,6 +71,7 @@ void Machine::enterAllreduce(Time now, Seq seq, const RoundShape& shape, Duratio
   round.votes.add(members_.me(), schema, shape);
   if (evicted()) {
     finishLocal(now, seq, round, evictedError());
+    resolveSchema(now, seq, round, true);
     pump(now, seq, round);
     return;
   }
@@ -201,6 +202,11 @@ void Machine::emitFinish(Round& round, Report report, RoundError error) {
   report.self_suspect = report.self_suspect || round.self_suspect;
   if (error) {
     ++counters_.rounds_failed;
+    // The error says whom it is about; a report cut short would only guess.
+    report.blamed.clear();
+    if (error.kind == ErrorKind::quorum_lost) {
+      error.ranks.forEach([&](Rank rank) { report.blamed.emplace(rank, members_.blameFor(rank)); });
+    }
   } else if (report.outcome == Outcome::complete) {
     ++counters_.rounds_complete;
     policy_.addCleanRound();

@@ -126,6 +126,7 @@ class Machine {
     bool verdict_known = false;
     std::optional<SchemaHash> winner;  // of a contested schema
     Time contested_since = kNever;
+    Time vote_until = kNever;  // when the vote is decided by those who showed up
     bool self_suspect = false;
   };
   using Rounds = std::map<Seq, Round>;
@@ -158,6 +159,8 @@ class Machine {
   bool evicted() const;
   RoundError evictedError() const;
   void failEvicted(Time now);
+  void contested(Time now, Round& round) const;
+  bool undecided(const SchemaVotes::Decision& decision, const Round& round, Time now) const;
   // machine_data.cpp
   Admission judgeContribution(Time now, Rank from, const DataHeader& header);
   Admission judgeResult(Rank from, const DataHeader& header);

@@ -110,6 +110,8 @@ Admission Machine::judgeContribution(Time now, Rank from, const DataHeader& head
               header.seq, NackCode::blacklisted, header.chunk, Seq{header.seq.value + 1}, {}, {}});
     } else {
       reduction.showed(now, from);  // it gets the result, its data does not count
+      reduction.refused(from, header.chunk);
+      if (header.attempt > 0) passOn(round, header.seq, header.chunk);
     }
     return Admission::drop;
   }
@@ -220,11 +222,12 @@ void Machine::passOn(Round& round, Seq seq, ChunkIndex chunk) {
   if (!round.finished && local.waits(chunk)) return;
   reduction.withdraw(members_.me(), chunk);
   if (!round.finished && local.holds(chunk)) {
-    reduction.arrivedAt(chunk).forEach([&](Rank to) {
-      if (to != members_.me()) effects_.push_back(effect::SendHeld{to, seq, chunk});
-    });
+    reduction.arrivedAt(chunk).forEach(
+        [&](Rank to) { effects_.push_back(effect::SendHeld{to, seq, chunk}); });
+    reduction.discard(chunk, effects_);
+  } else if (!members_.gone(reduction.layout().owner(chunk))) {
+    reduction.hurry(chunk);
   }
-  if (!members_.gone(reduction.layout().owner(chunk))) reduction.hurry(chunk);
 }
 
 void Machine::blocksPosted(Time now, Rank to, Seq seq, std::uint16_t phase) {

@@ -6,6 +6,7 @@
 namespace papilio::fault {
 
 namespace {
+constexpr int kTiePatience = 3;                 // x patience
 constexpr std::uint64_t kReinstateMargin = 16;  // rounds, so that everybody hears of it before
 
 std::string milliseconds(Duration duration) {
@@ -121,9 +122,12 @@ void Machine::expireRound(Time now, Seq seq, Round& round) {
     if (!late.empty()) judgeLate(now, seq, round, late);
     reduction->reportProgress(now, effects_);
   }
-  if (round.contested_since != kNever && now >= round.contested_since + policy_.budget()) {
+  if (now >= round.vote_until && !round.verdict_known) {
     resolveSchema(now, seq, round, true);
     if (round.strict) strictMismatch(now, seq, round);
+    // Still a tie, and some have not voted: they get longer than a mere straggler would.
+    const Time last = round.contested_since + kTiePatience * policy_.patience();
+    round.vote_until = now < last ? last : kNever;
   }
   if (round.local && !round.finished) {
     Contribution& local = *round.local;
@@ -228,11 +232,24 @@ void Machine::tellSchema(Seq seq, Round& round, Rank to) {
       to, msg::Nack{seq, NackCode::schema, {}, {}, *mine, round.votes.votersOf(*round.my_schema)});
 }
 
+void Machine::contested(Time now, Round& round) const {
+  if (round.contested_since != kNever) return;
+  round.contested_since = now;
+  round.vote_until = now + policy_.budget();
+}
+
+// A tie among those who came first says nothing while others may still vote.
+bool Machine::undecided(const SchemaVotes::Decision& decision, const Round& round, Time now) const {
+  if (decision.winner) return false;
+  const auto absent = members_.present() - decision.losers;
+  return !absent.empty() && now < round.contested_since + kTiePatience * policy_.patience();
+}
+
 void Machine::resolveSchema(Time now, Seq seq, Round& round, bool force) {
   if (!round.votes.contested() || round.verdict_known || round.strict) return;
-  if (round.contested_since == kNever) round.contested_since = now;
+  contested(now, round);
   const auto decision = round.votes.decide(members_.present(), force);
-  if (!decision) return;
+  if (!decision || undecided(*decision, round, now)) return;
   // Without the local rank's own vote only a majority counts: a tie may still turn.
   if (!round.my_schema && !decision->winner) return;
   round.verdict_known = true;
@@ -285,14 +302,13 @@ void Machine::losesSchema(Time now, Seq seq, Round& round, const SchemaVotes::De
 
 void Machine::strictMismatch(Time now, Seq seq, Round& round) {
   if (!round.strict || round.finished || !round.votes.contested()) return;
-  if (round.contested_since == kNever) round.contested_since = now;
+  contested(now, round);
   members_.all().forEach([&](Rank rank) {
     const auto vote = round.votes.of(rank);
     if (vote && round.my_schema && *vote != *round.my_schema) tellSchema(seq, round, rank);
   });
-  const bool force = now >= round.contested_since + policy_.budget();
-  const auto decision = round.votes.decide(members_.present(), force);
-  if (!decision) return;
+  const auto decision = round.votes.decide(members_.present(), now >= round.vote_until);
+  if (!decision || undecided(*decision, round, now)) return;
   RoundError error;
   error.reason = Reason::schema;
   const RoundShape* mine = round.votes.shapeOf(*round.my_schema);
@@ -323,9 +339,7 @@ Time Machine::nextDeadline() const {
     }
     if (round->local && !round->finished) next = std::min(next, round->local->nextDeadline());
     if (round->strict && !round->finished) next = std::min(next, round->strict->deadline());
-    if (round->contested_since != kNever && !round->verdict_known) {
-      next = std::min(next, round->contested_since + policy_.budget());
-    }
+    if (!round->verdict_known) next = std::min(next, round->vote_until);
   }
   return next;
 }

@@ -49,6 +49,7 @@ void Reduction::noteArrivalOrder(Time now) {
 void Reduction::arrived(Time now, Rank src, ChunkIndex chunk, float weight) {
   Duty& duty = dutyFor(chunk);
   if (duty.phase != Phase::collecting) return;
+  if (duty.arrived.empty() && layout_.owner(chunk) != members_.me()) reopened_ = now;
   duty.arrived.insert(src);
   duty.settled.erase(src);
   weights_[src.value] = weight;
@@ -146,15 +147,16 @@ Time Reduction::deadlineOf(Rank rank) const {
   if (median_ == kNever) return kNever;
   if (!shown_.contains(rank)) {
     const bool starting = !member.ever_contributed;
-    return median_ + (starting ? policy_.firstBudget() : policy_.budget());
+    return std::max(median_, reopened_) + (starting ? policy_.firstBudget() : policy_.budget());
   }
   // It is here, but some of its chunks are not. Closing a chunk is what lets it send the next one,
   // so the clock restarts with every arrival and every close; the rate floor bounds the whole.
-  const Time quiet = std::max({median_, last_seen_[rank.value], last_close_}) + policy_.budget();
+  const Time active = std::max({median_, reopened_, last_seen_[rank.value], last_close_});
+  const Time quiet = active + policy_.budget();
   const double bytes = static_cast<double>(layout_.numel() * layout_.elementSize());
   const Time ceiling =
       first_seen_[rank.value] + policy_.patience() + fromSeconds(bytes / kRateFloor);
-  return std::min(quiet, std::max(ceiling, median_ + policy_.patience()));
+  return std::min(quiet, std::max(ceiling, std::max(median_, reopened_) + policy_.patience()));
 }
 
 ContributorSet Reduction::expire(Time now) {
@@ -216,7 +218,17 @@ bool Reduction::collecting(ChunkIndex chunk) const {
 }
 
 ContributorSet Reduction::arrivedAt(ChunkIndex chunk) const {
-  return collecting(chunk) ? duties_.at(chunk.value).arrived : ContributorSet{};
+  if (!collecting(chunk)) return {};
+  const Duty& duty = duties_.at(chunk.value);
+  return duty.arrived | duty.refused;
+}
+
+void Reduction::discard(ChunkIndex chunk, Effects& out) {
+  if (!collecting(chunk)) return;
+  Duty& duty = duties_.at(chunk.value);
+  duty.settled = duty.settled | duty.arrived;
+  duty.arrived = duty.refused = {};
+  out.push_back(effect::Discard{seq_, schema_, chunk});
 }
 
 void Reduction::hurry(ChunkIndex chunk) {

@@ -62,8 +62,12 @@ class Reduction {
   bool dutyWaitsFor(Rank rank) const;
   // Is the chunk on duty here and still open?
   bool collecting(ChunkIndex chunk) const;
-  // Ranks whose contributions to an open chunk are here.
+  // `src` waits for the chunk although its contribution is not taken.
+  void refused(Rank src, ChunkIndex chunk) { dutyFor(chunk).refused.insert(src); }
+  // Ranks whose contributions to an open chunk are here, or were refused.
   ContributorSet arrivedAt(ChunkIndex chunk) const;
+  // Whoever contributed to the open chunk got its result from elsewhere.
+  void discard(ChunkIndex chunk, Effects& out);
   // Closes the chunk with what is here: nobody else will send anything for it.
   void hurry(ChunkIndex chunk);
   // True once, at the first closed chunk.
@@ -96,6 +100,7 @@ class Reduction {
     std::uint8_t resends = 0;
     bool hurried = false;
     ContributorSet arrived;
+    ContributorSet refused;
     ContributorSet settled;
     Result result;
   };
@@ -122,6 +127,7 @@ class Reduction {
   std::vector<float> weights_;
   Time median_ = kNever;  // when half of the expected members had shown up
   Time last_close_{};
+  Time reopened_{};  // when this rank last began to stand in for another
   Time next_progress_ = kNever;
   std::uint64_t kept_bytes_ = 0;
   bool first_close_seen_ = false;

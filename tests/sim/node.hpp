@@ -122,6 +122,7 @@ class Node final : public Endpoint {
   void perform(const fault::effect::SendControl& e);
   void perform(fault::effect::Finish& e);
   void perform(const fault::effect::Forget& e);
+  void perform(const fault::effect::Discard& e);
   void perform(const fault::effect::SendBlocks& e);
   void perform(const fault::effect::RunPhase& e);
   void perform(const fault::effect::Notify& e);

@@ -65,7 +65,12 @@ void Node::perform(const effect::SendResult& e) {
 
 void Node::perform(const effect::SendHeld& e) {
   const DataHeader header = machine_.heldHeader(e.seq, e.chunk);
-  if (!header.contributors.empty()) outboxes_[e.to.value].results.push_back({header, nullptr});
+  const auto local = locals_.find(e.seq);
+  if (e.to == me_ || header.contributors.empty() || local == locals_.end()) return;
+  const std::byte* start = chunkAt(local->second, e.chunk);
+  const auto bytes = local->second.layout.bytes(e.chunk);
+  outboxes_[e.to.value].results.push_back(
+      {header, std::make_shared<const Bytes>(start, start + bytes)});
 }
 
 void Node::perform(const effect::Reduce& e) {
@@ -179,6 +184,7 @@ void Node::perform(effect::Finish& e) {
       done.error.kind == ErrorKind::schema_mismatch || done.error.kind == ErrorKind::evicted;
   if (!out || !plan_.stops_on_mismatch || stopped_) return;
   stopped_ = true;
+  observer_.leaving(me_);
   queue_.after(1ms, [this] { leave(); });
 }
 
@@ -189,6 +195,8 @@ void Node::perform(const effect::Forget& e) {
   std::erase_if(contributions_, matches);
   std::erase_if(results_, matches);
 }
+
+void Node::perform(const effect::Discard& e) { contributions_.erase({e.seq, e.schema, e.chunk}); }
 
 void Node::perform(const effect::SendBlocks& e) {
   outboxes_[e.to.value].blocks.push_back({e.seq, e.phase, 0});

@@ -33,20 +33,11 @@ void Node::transmit(Rank to, DataHeader header, SharedBytes payload) {
 
 bool Node::sendResult(Rank to) {
   auto& queue = outboxes_[to.value].results;
-  while (!queue.empty()) {
-    QueuedResult item = std::move(queue.front());
-    queue.pop_front();
-    if (!item.payload) {
-      const auto local = locals_.find(item.header.seq);
-      if (local == locals_.end()) continue;  // the round ended meanwhile
-      const std::byte* start = chunkAt(local->second, item.header.chunk);
-      const auto bytes = local->second.layout.bytes(item.header.chunk);
-      item.payload = std::make_shared<const Bytes>(start, start + bytes);
-    }
-    transmit(to, item.header, std::move(item.payload));
-    return true;
-  }
-  return false;
+  if (queue.empty()) return false;
+  QueuedResult item = std::move(queue.front());
+  queue.pop_front();
+  transmit(to, item.header, std::move(item.payload));
+  return true;
 }
 
 bool Node::sendBlock(Rank to) {

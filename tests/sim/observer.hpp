@@ -24,6 +24,7 @@ class Observer {
   virtual void entered(Rank rank, Seq seq, const RoundShape& shape) = 0;
   virtual void finished(Rank rank, const Finished& round) = 0;
   virtual void noticed(Rank rank, const fault::Event& event) = 0;
+  virtual void leaving(Rank rank) = 0;  // of its own accord, after an error
   virtual bool tracing() const = 0;
   virtual void trace(Rank rank, const std::string& line) = 0;
 };

@@ -14,7 +14,7 @@ namespace papilio::sim {
 
 struct QueuedResult {
   DataHeader header;
-  SharedBytes payload;  // null: a chunk of the round's own tensor, read when it is sent
+  SharedBytes payload;
 };
 struct QueuedBlocks {
   Seq seq;

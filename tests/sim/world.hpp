@@ -53,6 +53,7 @@ class World final : public Observer {
   void entered(Rank rank, Seq seq, const RoundShape& shape) override;
   void finished(Rank rank, const Finished& round) override;
   void noticed(Rank rank, const fault::Event& event) override;
+  void leaving(Rank rank) override { checker_.mark(rank); }
   bool tracing() const override { return tracing_; }
   void trace(Rank rank, const std::string& line) override;
 
