@@ -1,6 +1,7 @@
 #include "engine/engine_core.hpp"
 
 #include <pthread.h>
+#include <unistd.h>
 
 #include <random>
 #include <stdexcept>
@@ -23,7 +24,8 @@ std::shared_ptr<Engine> Engine::start(EngineConfig config) {
 EngineCore::EngineCore(EngineConfig config)
     : config_(std::move(config)),
       self_(randomBits()),
-      incarnation_(static_cast<std::uint32_t>(randomBits() | 1)) {}
+      incarnation_(static_cast<std::uint32_t>(randomBits() | 1)),
+      owner_pid_(getpid()) {}
 
 EngineCore::~EngineCore() { shutdown(); }
 
@@ -37,6 +39,7 @@ void EngineCore::launch() {
     thread_.join();
     throw;
   }
+  thread_id_ = thread_.get_id();
 }
 
 void EngineCore::openLanes() {
@@ -66,42 +69,66 @@ void EngineCore::main(std::promise<void>& started) {
     accepting_ = true;
   }
   started.set_value();
-  while (!stopping_) step();
+  guarded([this] {
+    while (!stopping_) step();
+  });
   teardown();
 }
 
+template <class Action>
+void EngineCore::guarded(Action action) noexcept {
+  try {
+    action();
+  } catch (const std::exception& error) {
+    log(LogLevel::error, std::string("papilio: the progress thread failed: ") + error.what() +
+                             "; all groups of this process end with an error");
+  } catch (...) {
+    log(LogLevel::error, "papilio: the progress thread failed; all groups of this process end");
+  }
+}
+
 void EngineCore::step() {
-  clock_.advance(Duration::zero());
+  advanceClock(Duration::zero());
   bool busy = runCommands();
   for (int round = 0; round < 8 && transport_->progress() > 0; ++round) busy = true;
+  if (busy) refusals_ = idle_wakeups_ = 0;
   control_->wait(Duration::zero());
   tickDue();
   pumpDirty();
   if (!busy && dirty_.empty()) sleep();
-  if (clock_.gap() > Duration::zero()) {
-    count("pauses");
-    for (auto& [id, entry] : groups_) entry.runtime->paused(clock_.gap());
-  }
+}
+
+// A gap is told at once, before any deadline is looked at.
+void EngineCore::advanceClock(Duration planned) {
+  clock_.advance(planned);
+  if (clock_.gap() == Duration::zero()) return;
+  count("pauses");
+  for (auto& [id, entry] : groups_) entry.runtime->paused(clock_.gap());
 }
 
 bool EngineCore::post(std::function<void()> command) {
-  {
-    std::lock_guard lock(command_mutex_);
-    if (!accepting_) return false;
-    commands_.push_back(std::move(command));
-  }
+  if (getpid() != owner_pid_) return false;
+  std::lock_guard lock(command_mutex_);
+  if (!accepting_) return false;
+  commands_.push_back(std::move(command));
+  // Under the lock: teardown() takes it before it destroys the control plane.
   if (sleeping_.load()) control_->wake();
   return true;
 }
 
 bool EngineCore::runCommands() {
-  std::vector<std::function<void()>> commands;
   {
     std::lock_guard lock(command_mutex_);
-    commands.swap(commands_);
+    for (auto& command : commands_) running_.push_back(std::move(command));
+    commands_.clear();
   }
-  for (auto& command : commands) command();
-  return !commands.empty();
+  const bool any = !running_.empty();
+  while (!running_.empty()) {  // one that throws leaves the rest for teardown()
+    const auto command = std::move(running_.front());
+    running_.pop_front();
+    command();
+  }
+  return any;
 }
 
 void EngineCore::sleep() {
@@ -114,11 +141,34 @@ void EngineCore::sleep() {
     std::lock_guard lock(command_mutex_);
     nothing_to_do = commands_.empty();
   }
-  if (nothing_to_do && transport_->arm()) {
-    control_->wait(planned);
-    clock_.advance(planned);
-  }
+  if (nothing_to_do) doze(planned);
   sleeping_.store(false);
+}
+
+void EngineCore::doze(Duration planned) {
+  if (!transport_->arm()) {
+    // Usually something just arrived. A lane that refuses again and again (it is closing endpoints)
+    // must not cost a whole core.
+    if (++refusals_ < kRefusalLimit) return;
+    planned = std::min(planned, kNap);
+    control_->nap(planned);
+  } else if (idle_wakeups_ >= kSpinLimit) {
+    // The descriptor says ready, the lane has nothing: seen with UCX after a peer's death.
+    count("spins");
+    idle_wakeups_ = kSpinLimit - 10;
+    planned = std::min(planned, kNap);
+    control_->nap(planned);
+  } else {
+    refusals_ = 0;
+    control_->wait(planned);
+  }
+  const Time before = clock_.now();
+  advanceClock(planned);
+  if (clock_.now() - before >= kNap) {
+    if (idle_wakeups_ < kSpinLimit - 10) idle_wakeups_ = 0;
+  } else {
+    ++idle_wakeups_;
+  }
 }
 
 Time EngineCore::nextDeadline() const {
@@ -149,6 +199,15 @@ void EngineCore::tickDue() {
 }
 
 void EngineCore::shutdown() {
+  if (getpid() != owner_pid_) {
+    // A child of fork() has no such thread, and must not touch descriptors that it shares with its
+    // parent: what they belong to is left alone.
+    static_cast<void>(new std::thread(std::move(thread_)));
+    static_cast<void>(control_.release());
+    static_cast<void>(transport_.release());
+    return;
+  }
+  std::lock_guard lock(join_mutex_);
   if (!thread_.joinable()) return;
   post([this] { stopping_ = true; });
   thread_.join();
@@ -159,15 +218,18 @@ void EngineCore::teardown() {
     std::lock_guard lock(command_mutex_);
     accepting_ = false;
   }
-  runCommands();
+  do {
+    guarded([this] { runCommands(); });
+  } while (!running_.empty());
   for (auto& [id, entry] : groups_) {
-    entry.runtime->abort("the engine was shut down");
+    guarded([&group = *entry.runtime] { group.abort("the engine was shut down"); });
+    guarded([&group = *entry.runtime] { group.abandon("the engine was shut down"); });
     std::lock_guard lock(entry.shared->mutex);
     entry.shared->aborted = entry.shared->left = true;
     entry.shared->changed.notify_all();
   }
-  control_->shutdown(300);
-  transport_->shutdown(1000);
+  guarded([this] { control_->shutdown(300); });
+  guarded([this] { transport_->shutdown(1000); });
   for (auto& slot : slots_) slot.message.payload = {};
   groups_.clear();
   peers_.clear();

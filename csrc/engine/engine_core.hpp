@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -43,7 +44,7 @@ class EngineCore final : public Engine,
   // not answer within kAnswerLimit.
   template <class T>
   T ask(std::function<T()> question, T otherwise) {
-    if (std::this_thread::get_id() == thread_.get_id()) return question();
+    if (std::this_thread::get_id() == thread_id_) return question();
     auto answer = std::make_shared<std::promise<T>>();
     auto future = answer->get_future();
     if (!post([answer, question = std::move(question)] { answer->set_value(question()); })) {
@@ -71,7 +72,11 @@ class EngineCore final : public Engine,
   static constexpr std::uint64_t kStagingBudget = 24ULL << 20;
   static constexpr std::uint64_t kWindowBytes = 2ULL << 20;
   static constexpr std::uint32_t kWindowMessages = 64;
-  static constexpr std::size_t kMaxPendingJoins = 4096;
+  static constexpr std::uint32_t kMaxEarlyJoins = 1024;  // per peer
+  // Fruitless wake-ups in a row after which the transport's descriptor is not trusted for a moment.
+  static constexpr int kSpinLimit = 1000;
+  static constexpr int kRefusalLimit = 20;
+  static constexpr Duration kNap = 1ms;
 
   struct Slot {
     Outgoing message;
@@ -88,10 +93,15 @@ class EngineCore final : public Engine,
   void step();
   bool runCommands();
   void sleep();
+  void doze(Duration planned);
+  void advanceClock(Duration planned);
   void tickDue();
   Time nextDeadline() const;
   void after(Duration delay, std::function<void()> action);
   void teardown();
+  // Runs `action`; an exception is logged instead of ending the process.
+  template <class Action>
+  void guarded(Action action) noexcept;
 
   // engine_groups.cpp: groups and their readiness
   void addGroup(GroupConfig config, std::shared_ptr<GroupShared> shared);
@@ -113,6 +123,7 @@ class EngineCore final : public Engine,
   void lost(PeerLink& peer, fault::Reason reason, const std::string& detail);
   void pumpDirty();
   void pump(PeerLink& peer);
+  std::uint64_t windowBytes() const;
   bool sendOne(PeerLink& peer);
   void dispatch(PeerLink& peer, Outgoing message);
 
@@ -131,14 +142,19 @@ class EngineCore final : public Engine,
   Incarnation incarnation_;
   std::string record_;
   std::thread thread_;
+  std::thread::id thread_id_;
+  std::mutex join_mutex_;
+  int owner_pid_;  // a forked child has this object but not its thread
 
   // Shared with other threads.
   mutable std::mutex command_mutex_;
   std::vector<std::function<void()>> commands_;
   bool accepting_ = false;
+  std::set<GroupId> group_ids_;  // in use
   std::atomic<bool> sleeping_{false};
 
   // Progress thread.
+  std::deque<std::function<void()>> running_;  // commands taken over, not yet run
   ActiveTime clock_;
   BlockPool pool_{kStagingBudget};
   std::unique_ptr<Transport> transport_;
@@ -155,6 +171,8 @@ class EngineCore final : public Engine,
   StatsMap counters_;
   Time next_ping_{};
   bool stopping_ = false;
+  int refusals_ = 0;      // of arm(), in a row
+  int idle_wakeups_ = 0;  // that came at once and brought nothing, in a row
 };
 
 }  // namespace papilio::engine

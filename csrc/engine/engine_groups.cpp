@@ -14,6 +14,13 @@ std::shared_ptr<Group> EngineCore::createGroup(GroupConfig config) {
         std::to_string(config.rank.value) + ", " + std::to_string(config.records.size()) +
         " address records: sizes must agree and be at most " + std::to_string(kMaxRanks));
   }
+  {
+    std::lock_guard lock(command_mutex_);
+    if (!group_ids_.insert(config.id).second) {
+      throw std::invalid_argument("a group with the identity of '" + config.name +
+                                  "' exists in this process already; destroy it first");
+    }
+  }
   auto shared = std::make_shared<GroupShared>();
   for (std::uint32_t r = 0; r < config.size; ++r) {
     if (r != config.rank.value) shared->not_ready[Rank{r}] = "no connection yet";
@@ -69,7 +76,10 @@ void EngineCore::addGroup(GroupConfig config, std::shared_ptr<GroupShared> share
   if (pending == pending_joins_.end()) return;
   const auto joins = std::move(pending->second);
   pending_joins_.erase(pending);
-  for (const auto& [peer, join] : joins) gotJoin(peers_[peer.value], id, join);
+  for (const auto& [peer, join] : joins) {
+    --peers_[peer.value].early_joins;
+    gotJoin(peers_[peer.value], id, join);
+  }
 }
 
 void EngineCore::announce(GroupRuntime& group, PeerLink& peer) {
@@ -80,7 +90,8 @@ void EngineCore::announce(GroupRuntime& group, PeerLink& peer) {
 void EngineCore::gotJoin(PeerLink& peer, GroupId id, const msg::Join& join) {
   GroupRuntime* found = group(id);
   if (found == nullptr) {
-    if (pending_joins_.size() < kMaxPendingJoins) pending_joins_[id][peer.id] = join;
+    if (peer.state == PeerLink::State::down || peer.early_joins >= kMaxEarlyJoins) return;
+    if (pending_joins_[id].insert_or_assign(peer.id, join).second) ++peer.early_joins;
     return;
   }
   const auto rank = found->rankOf(peer.id);
@@ -130,6 +141,10 @@ void EngineCore::removeGroup(GroupId id) {
   for (auto& peer : peers_) {
     std::erase_if(peer.groups, [&](const auto& entry) { return entry.first == runtime; });
     peer.next_group = 0;
+  }
+  {
+    std::lock_guard lock(command_mutex_);
+    group_ids_.erase(id);
   }
   {
     std::lock_guard lock(it->second.shared->mutex);

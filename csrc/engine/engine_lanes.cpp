@@ -92,6 +92,8 @@ void EngineCore::lost(PeerLink& peer, fault::Reason reason, const std::string& d
   peer.lane_open = false;
   peer.down_reason = reason;
   peer.down_detail = detail;
+  for (auto& [group, joins] : pending_joins_) joins.erase(peer.id);
+  std::erase_if(pending_joins_, [](const auto& entry) { return entry.second.empty(); });
   for (std::size_t i = 0; i < peer.groups.size(); ++i) {
     const auto [group, rank] = peer.groups[i];
     group->gone(rank, reason, detail);
@@ -124,7 +126,8 @@ void EngineCore::onFrame(PeerId from, std::span<const std::byte> frame) {
   if (found == nullptr) {
     const auto pending = pending_joins_.find(message->group);
     if (pending != pending_joins_.end() && std::holds_alternative<msg::Leave>(message->body)) {
-      pending->second.erase(from);
+      peer.early_joins -= static_cast<std::uint32_t>(pending->second.erase(from));
+      if (pending->second.empty()) pending_joins_.erase(pending);
     }
     return;
   }
@@ -169,9 +172,15 @@ void EngineCore::pumpDirty() {
   }
 }
 
+// Peers that take nothing (frozen ones) must not hold all the staging memory.
+std::uint64_t EngineCore::windowBytes() const {
+  return std::min<std::uint64_t>(kWindowBytes,
+                                 kStagingBudget / std::max<std::size_t>(peers_.size(), 1));
+}
+
 void EngineCore::pump(PeerLink& peer) {
   while (peer.lane_open && peer.in_flight < kWindowMessages &&
-         peer.in_flight_bytes < kWindowBytes) {
+         peer.in_flight_bytes < windowBytes()) {
     if (!sendOne(peer)) return;
   }
 }
