@@ -5,6 +5,7 @@
 namespace papilio::ucx {
 
 void EndpointTable::open(PeerId peer, ProcessId process, std::span<const std::byte> address) {
+  if (address.empty()) throw std::runtime_error("the peer sent no address of its data lane");
   Entry& entry = entries_.emplace_back();
   entry.table = this;
   entry.peer = peer;

@@ -32,6 +32,7 @@ class EndpointTable {
   bool reap();
   // Peers whose endpoint failed since the last call, and why. Closes them.
   std::vector<std::pair<PeerId, std::string>> takeFailures();
+  bool hasFailures() const { return !failures_.empty(); }
 
  private:
   enum class State : std::uint8_t { none, open, retired, failed, closed };

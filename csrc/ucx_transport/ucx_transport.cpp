@@ -1,8 +1,12 @@
 #include "ucx_transport/ucx_transport.hpp"
 
+#include <poll.h>
+
 #include <array>
 #include <chrono>
 #include <cstring>
+#include <exception>
+#include <utility>
 
 #include "ucx_transport/endpoint_table.hpp"
 #include "ucx_transport/ucx_context.hpp"
@@ -103,6 +107,7 @@ class UcxTransport final : public engine::Transport {
   std::uint32_t progress() override {
     std::uint32_t events = 0;
     for (int i = 0; i < kProgressBatch && ucp_worker_progress(worker_.get()) != 0; ++i) ++events;
+    rethrow();
     for (const auto& [peer, why] : endpoints_.takeFailures()) {
       ++events;
       observer_.onPeerError(peer, why);
@@ -121,7 +126,8 @@ class UcxTransport final : public engine::Transport {
 
   bool arm() override {
     // While endpoints close, UCX reports no events for the discarded work: keep progressing.
-    return !closing_ && ucp_worker_arm(worker_.get()) == UCS_OK;
+    if (closing_ || failed_ || !refused_.empty() || endpoints_.hasFailures()) return false;
+    return ucp_worker_arm(worker_.get()) == UCS_OK;
   }
 
   std::string laneName(PeerId peer) const override {
@@ -144,8 +150,11 @@ class UcxTransport final : public engine::Transport {
     endpoints_.closeAll();
     bool drained = false;
     while (!drained && std::chrono::steady_clock::now() < end) {
-      ucp_worker_progress(worker_.get());
+      const bool idle = ucp_worker_progress(worker_.get()) == 0;
       drained = endpoints_.reap() && pending_ == 0;
+      // Closing goes on without events; waits of a millisecond leave the core to the others.
+      pollfd event{event_fd_, POLLIN, 0};
+      if (idle && !drained) poll(&event, 1, 1);
     }
     return drained;
   }
@@ -177,7 +186,20 @@ class UcxTransport final : public engine::Transport {
     const SendToken token = slot.token;
     self.freeSlot(slot);
     ucp_request_free(request);
-    self.observer_.onSendDone(token, status == UCS_OK);
+    self.guarded([&] { self.observer_.onSendDone(token, status == UCS_OK); });
+  }
+
+  // Nothing may be thrown through UCX: progress() throws it on.
+  template <class Action>
+  void guarded(Action action) noexcept {
+    try {
+      action();
+    } catch (...) {
+      if (!failed_) failed_ = std::current_exception();
+    }
+  }
+  void rethrow() {
+    if (failed_) std::rethrow_exception(std::exchange(failed_, nullptr));
   }
 
   static ucs_status_t onReceive(void* arg, const void* header, std::size_t header_size, void* data,
@@ -191,8 +213,10 @@ class UcxTransport final : public engine::Transport {
     const PeerId* peer = self.endpoints_.peerOf(ProcessId{process});
     if (peer == nullptr) return UCS_OK;
     const auto* bytes = static_cast<const std::byte*>(header);
-    self.observer_.onMessage(*peer, {bytes + kPreamble, header_size - kPreamble},
-                             {static_cast<const std::byte*>(data), size});
+    self.guarded([&] {
+      self.observer_.onMessage(*peer, {bytes + kPreamble, header_size - kPreamble},
+                               {static_cast<const std::byte*>(data), size});
+    });
     return UCS_OK;
   }
 
@@ -203,6 +227,7 @@ class UcxTransport final : public engine::Transport {
   EndpointTable endpoints_;
   int event_fd_ = -1;
   bool closing_ = false;
+  std::exception_ptr failed_;
   std::uint64_t pending_ = 0;
   std::deque<Slot> slots_;  // stable addresses: UCX reads headers out of them
   std::vector<Slot*> free_;
