@@ -58,13 +58,15 @@ LEFTOVERS = re.compile(r"\b(?:TODO|FIXME|XXX|HACK)\b")
 MACHINE_PATH = re.compile(r"(?<![\w.$}])/(?:home|root|work|Users|mnt)/")
 # A test neither sleeps nor hides a hole.
 TEST_HOLES = re.compile(
-    r"\bsleep(?:_for|_until)?\(|\busleep\(|nanosleep|xfail|pytest\.skip|mark\.skip|\bskipif\b|"
-    r"importorskip|unittest\.skip|GTEST_SKIP|\bDISABLED_"
+    r"\btime\.sleep\(|from time import .*sleep|\bsleep_(?:for|until)\(|\busleep\(|nanosleep|"
+    r"xfail|pytest\.skip|mark\.skip|\bskipif\b|importorskip|unittest\.skip|GTEST_SKIP|\bDISABLED_"
 )
 # (file, word) -> why it is all right there.
 ALLOWED = {
-    ("tests/python/cluster.py", "sleep("): "polls real processes, always with a deadline",
-    ("tests/python/test_run.py", "sleep("): "polls files with a deadline; keeps two signals apart",
+    ("tests/python/cluster.py", "time.sleep("): "polls real processes, always with a deadline",
+    ("tests/python/test_run.py", "time.sleep("): "polls with a deadline; keeps two signals apart",
+    ("tests/engine/loop_test.cpp", "sleep_for("): "the time over which idle cost is measured",
+    ("tests/engine/pieces_test.cpp", "sleep_for("): "the stop that the clock is to notice",
 }
 
 
