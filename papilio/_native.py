@@ -1,4 +1,4 @@
-"""Loads the extension: the right torch, one copy of UCX, settings that UCX reads before it starts."""
+"""Loads the extension: the right torch, one copy of UCX, settings that UCX reads first."""
 
 import functools
 import os

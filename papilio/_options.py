@@ -77,7 +77,7 @@ class Options:
         codec: wire format, ``"raw"``.
         integrity: ``"payload"`` (CRC32C of header and payload) or ``"header"``.
         transport: ``"auto"`` or ``"ucx"``.
-        interface: network interface or address to listen on; empty: the one that routes to the store.
+        interface: network interface or address to listen on; empty: what routes to the store.
         report_history: rounds whose reports are kept per group.
     """
 

@@ -5,6 +5,7 @@ The parent hosts the store, so that any rank may be killed. Inputs are integer-v
 """
 
 import atexit
+import contextlib
 import json
 import os
 import queue
@@ -149,10 +150,8 @@ class Rank:
             self.signal(signal.SIGKILL)
             self.wait()
         os.close(self._pidfd)
-        try:
+        with contextlib.suppress(BrokenPipeError):
             self._stdin.close()
-        except BrokenPipeError:
-            pass
 
 
 def free_port() -> int:

@@ -1,5 +1,5 @@
-"""SIGSTOP in mid-run: one patience for the hit round, full speed afterwards, and right values for the
-frozen rank when it is back."""
+"""SIGSTOP in mid-run: one patience for the hit round, full speed afterwards, and right values for
+the frozen rank when it is back."""
 
 import signal
 import threading

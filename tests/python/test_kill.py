@@ -1,5 +1,5 @@
-"""SIGKILL before, during and after an all-reduce of 64 MiB: the others return in under a second with
-values that their reports explain exactly."""
+"""SIGKILL before, during and after an all-reduce of 64 MiB: the others return in under a second
+with values that their reports explain exactly."""
 
 import random
 import threading
@@ -70,7 +70,8 @@ def test_kill_before_and_again():
     with Cluster(4) as ranks:
         ranks.all("allreduce", numel=1000, salt=1)
         ranks[0].kill()
-        answers = dict(zip([1, 2, 3], ranks.all("allreduce", ranks=[1, 2, 3], numel=NUMEL, salt=2)))
+        answers = ranks.all("allreduce", ranks=[1, 2, 3], numel=NUMEL, salt=2)
+        answers = dict(zip([1, 2, 3], answers, strict=True))
         check(answers, 0)
         assert all(a["seconds"] < LIMIT + 0.5 for a in answers.values()), answers
         ranks[2].kill()
