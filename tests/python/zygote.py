@@ -3,8 +3,8 @@
 Speaks over the socket whose number is its argument. Request, one JSON object:
 ``{"fork": environment}`` with three descriptors (stdin, stdout, stderr of the rank), answered with
 ``{"pid": ...}``; ``{"reap": pid}``, sent when that process has ended, answered with
-``{"status": exit code}``, negative for a signal. Ends when the socket closes. No thread may exist here, and the extension is not loaded:
-a rank loads it for itself.
+``{"status": exit code}``, negative for a signal. Ends when the socket closes. No thread may exist
+here, and the extension is not loaded: a rank loads it for itself.
 """
 
 import json
