@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test soak bench bench-micro lint format asan tsan cuda wheel clean
+.PHONY: help setup build extension demo test soak bench bench-micro lint format asan tsan cuda wheel clean
 
 help:
 	@echo "make demo | test | bench | bench-micro | lint | format | asan | tsan | cuda | wheel | soak | clean"
@@ -13,7 +13,11 @@ setup:
 build: setup
 	@tools/build.sh release
 
-demo: build
+# The Python extension alone, without the C++ tests.
+extension: setup
+	@tools/build.sh release papilio_C
+
+demo: extension
 	@$(PY) examples/demo.py
 
 test: build
