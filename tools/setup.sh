@@ -37,7 +37,10 @@ install_packages() {
   local by_hand="apt-get install -y --no-install-recommends ${missing[*]}"
   command -v apt-get >/dev/null ||
     stop "missing (by their Debian names): ${missing[*]}; install them with your package manager"
-  [[ $EUID -ne 0 ]] && run=(sudo -n apt-get)
+  if [[ $EUID -ne 0 ]]; then
+    sudo -n true 2>/dev/null || stop "missing: ${missing[*]}; run as root: $by_hand"
+    run=(sudo -n apt-get)
+  fi
   say "installing ${missing[*]}"
   export DEBIAN_FRONTEND=noninteractive
   if ! { "${run[@]}" update -qq && "${run[@]}" install -y -qq --no-install-recommends \
