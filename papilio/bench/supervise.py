@@ -5,17 +5,16 @@ the library under test.
 """
 
 import dataclasses
-import os
+import multiprocessing
 import random
 import selectors
 import socket
-import subprocess
 import sys
 import time
 
 import numpy as np
 
-from papilio.bench import cases, stats
+from papilio.bench import cases, stats, worker
 from papilio.bench.channel import Channel, Closed
 from papilio.bench.flags import UsageError
 
@@ -41,7 +40,7 @@ class DidNotFinish(Exception):
 @dataclasses.dataclass
 class _Rank:
     number: int
-    process: subprocess.Popen
+    process: multiprocessing.process.BaseProcess
     channel: Channel
 
 
@@ -52,35 +51,29 @@ class Ranks:
         from torch.distributed import TCPStore
 
         self.options = options
+        self.selector = selectors.DefaultSelector()
+        self.ranks: list = []
+        # Forked while this process has no threads of its own: torch is imported once, not n times.
+        sys.stdout.flush()
+        for number in range(options.ranks):
+            self.ranks.append(self._start(number))
         # The supervisor hosts the store, so that no rank is special.
         self.store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        self.selector = selectors.DefaultSelector()
-        self.ranks = [self._start(number) for number in range(options.ranks)]
 
     def _start(self, number: int) -> _Rank:
         ours, theirs = socket.socketpair()
-        environment = os.environ | {
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(self.store.port),
-            "TORCHELASTIC_USE_AGENT_STORE": "True",  # rank 0 is a client of our store too
-            "RANK": str(number),
-            "LOCAL_RANK": str(number),
-            "WORLD_SIZE": str(self.options.ranks),
-            "LOCAL_WORLD_SIZE": str(self.options.ranks),
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
-            # The same interface that papilio takes: the one of the store.
-            "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),
-        }
-        if self.options.cpus:
-            cpu = self.options.cpus[number % len(self.options.cpus)]
-            environment["PAPILIO_BENCH_CPU"] = str(cpu)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "papilio.bench.worker", str(theirs.fileno())],
-            env=environment,
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=sys.stderr,
+        cpus = self.options.cpus
+        process = multiprocessing.get_context("fork").Process(
+            target=worker.main,
+            args=(
+                theirs,
+                [ours, *(rank.channel.socket for rank in self.ranks)],
+                number,
+                self.options.ranks,
+                cpus[number % len(cpus)] if cpus else None,
+            ),
         )
+        process.start()
         theirs.close()
         rank = _Rank(number, process, Channel(ours))
         self.selector.register(ours, selectors.EVENT_READ, rank)
@@ -93,7 +86,7 @@ class Ranks:
         for rank in self.ranks:
             rank.process.kill()
         for rank in self.ranks:
-            rank.process.wait()
+            rank.process.join()
             rank.channel.socket.close()
         self.selector.close()
 
@@ -105,10 +98,8 @@ class Ranks:
                 self._died(rank, "before " + message.get("command", "the start of a call"))
 
     def _died(self, rank: _Rank, where: str):
-        try:
-            status = rank.process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            status = None
+        rank.process.join(timeout=5)
+        status = rank.process.exitcode
         how = f"signal {-status}" if status is not None and status < 0 else f"status {status}"
         raise DidNotFinish(f"rank {rank.number} (pid {rank.process.pid}) ended with {how} {where}")
 
@@ -182,6 +173,7 @@ class Bench:
                 modules=options.modules,
                 options=options.library,
                 timeout=max(options.timeout, 30.0),
+                port=ranks.store.port,
             )
             self.init_seconds = {
                 name: max(a["seconds"][name] for a in answers) for name in options.backends

@@ -1,9 +1,10 @@
-"""One rank of the benchmark: ``python -m papilio.bench.worker FD``, told what to do through FD.
+"""One rank of the benchmark: a fork of the supervisor that does what a socket tells it.
 
 Nothing that keeps the ranks in step goes through the library under test: start times, iteration
 counts and samples travel over the supervisor's socket.
 """
 
+import contextlib
 import ctypes
 import dataclasses
 import datetime
@@ -12,7 +13,6 @@ import importlib
 import os
 import signal
 import socket
-import sys
 import time
 import traceback
 
@@ -44,8 +44,9 @@ class Worker:
         self.meter = Meter()
         self.case: Case | None = None
 
-    def init(self, backends, modules, options, timeout) -> dict:
+    def init(self, backends, modules, options, timeout, port) -> dict:
         """One group per backend, all over the same processes and the same store."""
+        os.environ["MASTER_PORT"] = str(port)
         for module in modules:
             importlib.import_module(module)
         seconds = {}
@@ -160,21 +161,31 @@ class Worker:
                 return
 
 
-def main() -> int:
+def _environment(rank: int, ranks: int) -> dict:
+    """What torchrun would have set."""
+    return {
+        "MASTER_ADDR": "127.0.0.1",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # rank 0 is a client of the store too
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(ranks),
+        # The same interface that papilio takes: the one of the store.
+        "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),
+    }
+
+
+def main(link: socket.socket, others: list, rank: int, ranks: int, cpu: int | None) -> None:
+    """Life of a rank. ``others``: the supervisor's sockets, which are not this process's."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
+    for other in others:
+        other.close()
+    os.dup2(2, 1)  # standard output belongs to the supervisor's table
+    os.environ.update(_environment(rank, ranks))
     torch.set_num_threads(1)
     gc.disable()
-    cpus = os.environ.get("PAPILIO_BENCH_CPU")
-    if cpus:
-        os.sched_setaffinity(0, {int(cpus)})
-        del os.environ["PAPILIO_BENCH_CPU"]
-    try:
-        Worker(Channel(socket.socket(fileno=int(sys.argv[1])))).serve()
-    except Closed:
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    if cpu is not None:
+        os.sched_setaffinity(0, {cpu})
+    with contextlib.suppress(Closed):
+        Worker(Channel(link)).serve()
