@@ -11,7 +11,7 @@ _UCX_DEFAULTS = {
     "UCX_MEM_MMAP_HOOK_MODE": "none",
     "UCX_HANDLE_ERRORS": "none",
     "UCX_LOG_LEVEL": "fatal",
-    "UCX_LOG_FILE": "/dev/stderr",
+    "UCX_LOG_FILE": "stderr",  # as a path it would truncate a log that is redirected to a file
     "UCX_WARN_UNUSED_ENV_VARS": "n",
 }
 
