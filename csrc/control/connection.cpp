@@ -22,6 +22,7 @@ void Connection::handOver(FrameFn on_frame, EndFn on_end) {
 }
 
 void Connection::read() {
+  if (reading_ || held_ || !open_) return;
   reading_ = true;
   socket_.async_read_some(
       asio::buffer(chunk_), [self = shared_from_this()](std::error_code error, std::size_t size) {
@@ -33,14 +34,14 @@ void Connection::read() {
         }
         self->input_.insert(self->input_.end(), self->chunk_.begin(), self->chunk_.begin() + size);
         self->consume();
-        if (self->open_ && !self->held_) self->read();
+        self->read();
       });
 }
 
 void Connection::resume() {
   held_ = false;
   consume();
-  if (open_ && !held_ && !reading_) read();
+  read();
 }
 
 void Connection::consume() {
