@@ -2,6 +2,8 @@
 // backend holds it, so that nothing stays behind after the last group is gone.
 #pragma once
 
+#include <atomic>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -31,13 +33,16 @@ class Process {
   engine::Engine& engine() { return *engine_; }
   CallbackThread& callbacks() { return *callbacks_; }
   std::shared_ptr<CallbackThread> sharedCallbacks() { return callbacks_; }
-  // Number of groups created so far: makes the identity of a re-created group new.
-  std::uint64_t nextGroupNumber() { return ++groups_; }
+  // Number of groups that this process has created so far: makes the identity of a re-created
+  // group new.
+  static std::uint64_t nextGroupNumber() {
+    static std::atomic<std::uint64_t> groups{0};
+    return ++groups;
+  }
 
  private:
   std::shared_ptr<CallbackThread> callbacks_;
   std::shared_ptr<engine::Engine> engine_;
-  std::uint64_t groups_ = 0;
 };
 
 // "papilio 0.1.0 torch 2.14.1 ucx 1.22.0"

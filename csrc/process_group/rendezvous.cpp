@@ -13,7 +13,11 @@ namespace papilio::pg {
 
 namespace {
 
-std::string keyOf(int rank) { return "papilio/rank/" + std::to_string(rank); }
+// `turn`: how often the rank has come to this store to meet. A group that is created again in the
+// same processes must not find the addresses of the one before.
+std::string keyOf(std::int64_t turn, int rank) {
+  return "papilio/" + std::to_string(turn) + "/rank/" + std::to_string(rank);
+}
 
 struct Published {
   std::string version;
@@ -43,9 +47,9 @@ Published parsePublished(const std::string& text, int rank) {
   return out;
 }
 
-void waitForAll(c10d::Store& store, int size, std::chrono::milliseconds limit) {
+void waitForAll(c10d::Store& store, std::int64_t turn, int size, std::chrono::milliseconds limit) {
   std::vector<std::string> keys;
-  for (int r = 0; r < size; ++r) keys.push_back(keyOf(r));
+  for (int r = 0; r < size; ++r) keys.push_back(keyOf(turn, r));
   try {
     store.wait(keys, limit);
   } catch (const std::exception& error) {
@@ -53,7 +57,7 @@ void waitForAll(c10d::Store& store, int size, std::chrono::milliseconds limit) {
     for (int r = 0; r < size; ++r) {
       bool there = false;
       try {
-        there = store.check({keyOf(r)});
+        there = store.check({keyOf(turn, r)});
       } catch (const std::exception&) {
         C10_THROW_ERROR(
             DistBackendError,
@@ -66,6 +70,34 @@ void waitForAll(c10d::Store& store, int size, std::chrono::milliseconds limit) {
                     "papilio: rank " + missing + " did not show up at the store within " +
                         std::to_string(limit.count() / 1000) +
                         " s; was it started, with the same world size and MASTER_ADDR/PORT?");
+  }
+}
+
+// Takes this rank's turn. A rank that was restarted after everybody had met would wait for peers
+// that do not wait for it; its predecessor's entry is told from one of an earlier group of this
+// process by the group's number.
+std::int64_t takeTurn(c10d::Store& store, const std::string& turns, int rank, int size,
+                      const Published& mine) {
+  const std::int64_t turn = store.add(turns, 1);
+  if (turn == 1 || !store.check({keyOf(turn - 1, rank)})) return turn;
+  const auto before = parsePublished(store.get_to_str(keyOf(turn - 1, rank)), rank);
+  if (before.number != mine.number) return turn;
+  store.add(turns, -1);
+  std::vector<std::string> keys;
+  for (int r = 0; r < size; ++r) keys.push_back(keyOf(turn - 1, r));
+  TORCH_CHECK_WITH(DistBackendError, !store.check(keys), "papilio: rank ", rank,
+                   " is in this group already, as another process; a restarted rank cannot enter a "
+                   "group that runs: start the whole job again, and check that no two processes "
+                   "have the same RANK");
+  return turn - 1;  // not everybody was there: the new entry replaces the old one
+}
+
+// The meeting failed: a second attempt is the same turn again.
+void takeBack(c10d::Store& store, const std::string& turns) {
+  try {
+    store.add(turns, -1);
+  } catch (const std::exception&) {
+    // The store is gone; so is the count.
   }
 }
 
@@ -85,12 +117,19 @@ std::string randomHex() {
 Meeting meet(c10d::Store& store, int rank, int size, const std::string& record,
              std::uint64_t group_number, std::chrono::milliseconds limit) {
   const Published mine{"papilio " PAPILIO_VERSION, size, group_number, record};
-  store.set(keyOf(rank), encodePublished(mine));
-  waitForAll(store, size, limit);
+  const std::string turns = "papilio/turns/" + std::to_string(rank);
+  const std::int64_t turn = takeTurn(store, turns, rank, size, mine);
+  store.set(keyOf(turn, rank), encodePublished(mine));
+  try {
+    waitForAll(store, turn, size, limit);
+  } catch (...) {
+    takeBack(store, turns);
+    throw;
+  }
   Meeting out;
   std::string identity;
   for (int r = 0; r < size; ++r) {
-    const auto text = store.get_to_str(keyOf(r));
+    const auto text = store.get_to_str(keyOf(turn, r));
     const auto theirs = parsePublished(text, r);
     TORCH_CHECK_WITH(DistBackendError, theirs.version == mine.version, "papilio: rank ", r,
                      " runs ", theirs.version, ", this rank ", rank, " runs ", mine.version,
