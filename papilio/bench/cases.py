@@ -60,7 +60,7 @@ class Case:
         self.root = spec["root"]
         self.dtype = DTYPES[spec["type"]]
         self.op_name = spec["op"]
-        self.op = getattr(dist.ReduceOp, spec["op"].upper())
+        self.op = getattr(dist.ReduceOp, {"prod": "PRODUCT"}.get(spec["op"], spec["op"].upper()))
         reducing = self.collective in ("all_reduce", "reduce_scatter")
         self.pattern = patterns.Pattern(
             ranks, patterns.BITS[spec["type"]], spec["op"] if reducing else "sum"
@@ -126,9 +126,9 @@ class Case:
         elif self.collective == "broadcast":
             dist.broadcast(self.input, self.root, group=group)
         elif self.collective == "all_gather":
-            dist.all_gather_into_tensor(self.output, self.input, group=group)
+            dist.all_gather_single(self.output, self.input, group=group)
         elif self.collective == "reduce_scatter":
-            dist.reduce_scatter_tensor(self.output, self.input, self.op, group=group)
+            dist.reduce_scatter_single(self.output, self.input, self.op, group=group)
         elif self.collective == "all_to_all":
             dist.all_to_all_single(self.output, self.input, group=group)
         else:

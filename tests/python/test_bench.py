@@ -8,6 +8,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -20,15 +21,23 @@ REPOSITORY = os.path.dirname(os.path.dirname(HERE))
 
 
 def bench(*arguments, timeout=120):
-    """A whole run in processes of its own."""
+    """A whole run in processes of its own, its stderr in a file that already holds a line."""
     environment = os.environ | {"PYTHONPATH": REPOSITORY + os.pathsep + HERE}
-    return subprocess.run(
-        [sys.executable, "-m", "papilio.bench", *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
+    with tempfile.TemporaryFile("w+") as errors:
+        errors.write("a line before\n")
+        errors.flush()
+        done = subprocess.run(
+            [sys.executable, "-m", "papilio.bench", *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            timeout=timeout,
+        )
+        errors.seek(0)
+        done.stderr = errors.read()
+    assert done.stderr.startswith("a line before\n"), "somebody truncated the log of the user"
+    return done
 
 
 # Statistics
