@@ -141,6 +141,7 @@ def _checked(name: str, value, origin: str):
     kind = _TYPES[name]
     rule = _RULES.get(name)
     wanted = rule.describe() if rule else "a text"
+    given = value
     try:
         if kind is str:
             if not isinstance(value, str):
@@ -158,7 +159,7 @@ def _checked(name: str, value, origin: str):
             raise ValueError
     except (TypeError, ValueError, OverflowError):
         raise ValueError(
-            f"papilio: {origin}={value!r} is not allowed; it must be {wanted}"
+            f"papilio: {origin}={given!r} is not allowed; it must be {wanted}"
         ) from None
     return value
 
