@@ -57,7 +57,7 @@ struct PeerLink {
   GoodputMeter goodput;
   std::uint32_t in_flight = 0;
   std::uint64_t in_flight_bytes = 0;
-  std::size_t next_group = 0;  // round robin
+  std::size_t next_group = 0;     // round robin
   std::uint32_t early_joins = 0;  // for groups that do not exist here yet
   std::vector<std::pair<GroupRuntime*, Rank>> groups;
 };
