@@ -23,7 +23,11 @@ Contribution::Contribution(const Members& members, const ArrivalPolicy& policy, 
       ceiling_(ceiling),
       chunks_(layout_.chunkCount()),
       waiting_at_(members.size(), 0),
-      pending_(layout_.chunkCount()) {}
+      pending_(layout_.chunkCount()) {
+  for (std::uint32_t r = 0; r < members.size(); ++r) {
+    if (members.at(Rank{r}).pace == Member::Pace::late) late_.insert(Rank{r});
+  }
+}
 
 std::vector<ChunkIndex> Contribution::start(Effects& out) {
   std::vector<ChunkIndex> own;
@@ -218,9 +222,15 @@ void Contribution::giveUp(Effects& out) {
   for (std::uint32_t c = 0; c < chunks_.size(); ++c) fillLocal(ChunkIndex{c}, out);
 }
 
+Duration Contribution::resultBudget(Rank target) const {
+  // One that was late before this round began has used up its patience. If its process runs, it
+  // shows PROGRESS well within the margin.
+  if (late_.contains(target)) return kResultMargin;
+  return policy_.budget() + kResultMargin;
+}
+
 Time Contribution::resultDeadline(Rank target) const {
-  const Time life = std::max(entered_, members_.at(target).reducer_life);
-  return life + policy_.budget() + kResultMargin;
+  return std::max(entered_, members_.at(target).reducer_life) + resultBudget(target);
 }
 
 ContributorSet Contribution::overdue(Time now) const {

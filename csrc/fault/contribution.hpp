@@ -54,6 +54,8 @@ class Contribution {
   // The ceiling passed, or the round is being ended: everything still missing becomes local.
   void giveUp(Effects& out);
 
+  // How long a result may take after the last sign of life of its reducer.
+  Duration resultBudget(Rank target) const;
   // Reducers whose results are overdue.
   ContributorSet overdue(Time now) const;
   Time nextDeadline() const;
@@ -115,6 +117,7 @@ class Contribution {
   std::uint32_t fetching_ = 0;
   bool behind_ = false;
   bool counted_ = false;
+  ContributorSet late_;  // when the round began
   std::map<Rank, Reason> failed_reducers_;
 };
 

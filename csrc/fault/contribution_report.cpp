@@ -39,7 +39,9 @@ void Contribution::blameFor(Report& report, const Chunk& chunk, Rank owner, Rank
   const Rank me = members_.me();
   const Rank reducer{(owner.value + chunk.attempt) % members_.size()};
   const bool doubted = members_.doubted(missing);
-  if (missing == me) {
+  if (missing == me && (chunk.why & kNonFiniteDropped) != 0) {
+    report.blamed.emplace(me, Reason::nonfinite);
+  } else if (missing == me) {
     report.late.insert(me);
   } else if (doubted) {
     report.blamed.emplace(missing, members_.blameFor(missing));

@@ -171,6 +171,8 @@ class Machine {
   Reduction& variant(Time now, Seq seq, Round& round, SchemaHash schema, const RoundShape& shape);
   void lateContribution(Time now, Rank from, const DataHeader& header);
   void sendLate(Rank to, const DataHeader& header);
+  void pumpChanged(Time now);
+  void hearOfLate(const Round& round, const DataHeader& header);
   void passOn(Round& round, Seq seq, ChunkIndex chunk);
   // machine_control.cpp
   void on(Time now, Rank from, const msg::Enter& enter);
@@ -186,7 +188,7 @@ class Machine {
   void on(Time now, Rank from, const msg::Leave& leave);
   void on(Time now, Rank from, const msg::Join& join);
   void announceSettled(Rank gone);
-  void strictMismatch(Time now, Seq seq, Round& round);
+  void strictMismatch(Time now, Seq seq, Round& round, bool decide_now = false);
 
   void notify(EventKind kind, Rank rank, Reason reason, Seq seq, std::string detail);
   void toControl(Rank to, ControlBody body) {
@@ -203,13 +205,14 @@ class Machine {
   MachineCounters counters_;
   Rounds rounds_;
   Effects effects_;
-  std::uint64_t kept_bytes_ = 0;  // result bytes kept for late members
-  Seq entered_;                   // newest round of the local rank
-  Seq forgotten_before_;          // rounds before this one are gone here
-  Seq newest_;                    // newest round anybody showed
-  std::size_t active_ = 0;        // local rounds not finished
-  std::set<Seq> live_;            // rounds that may still change: unfinished, or collecting
-  ContributorSet evicted_by_;     // said that this rank is out, and showed no change of mind
+  std::uint64_t kept_bytes_ = 0;   // result bytes kept for late members
+  Seq entered_;                    // newest round of the local rank
+  Seq forgotten_before_;           // rounds before this one are gone here
+  Seq newest_;                     // newest round anybody showed
+  std::size_t active_ = 0;         // local rounds not finished
+  std::set<Seq> live_;             // rounds that may still change: unfinished, or collecting
+  ContributorSet evicted_by_;      // said that this rank is out, and showed no change of mind
+  bool opinions_changed_ = false;  // who is waited for changed: other rounds may close
   Time suspect_self_until_{};
 };
 

@@ -203,11 +203,24 @@ void Machine::accepted(Time now, Rank from, const DataHeader& header, bool intac
     if (header.attempt > 0) passOn(*round, header.seq, header.chunk);
   } else if (header.type == MessageType::result) {
     round->local->gotResult(now, from, header, effects_);
+    hearOfLate(*round, header);
     passOn(*round, header.seq, header.chunk);
   } else if (round->strict) {
     round->strict->blockPlaced(from, header.attempt, header.chunk.value, effects_);
   }
   pump(now, header.seq, *round);
+  pumpChanged(now);
+}
+
+// Who was too late for one reducer is not waited for by the next one either, unless it showed up
+// here: with small tensors, one incident would otherwise cost one deadline per reducer.
+void Machine::hearOfLate(const Round& round, const DataHeader& header) {
+  if ((header.flags & (kNonFiniteDropped | kOthersSettled)) != 0) return;
+  (members_.expected() - header.contributors).forEach([&](Rank rank) {
+    if (rank == members_.me() || round.votes.of(rank)) return;
+    members_.missed(rank, false);
+    opinions_changed_ = true;
+  });
 }
 
 // Somebody wants this rank to reduce a chunk whose result came here from its own reducer. It gets

@@ -1,5 +1,6 @@
 // What moves rounds on: closing chunks, deadlines, lateness, reducers that do not answer.
 #include <algorithm>
+#include <utility>
 
 #include "fault/machine.hpp"
 
@@ -114,6 +115,17 @@ void Machine::tick(Time now) {
   for (const Seq seq : rounds) {
     if (Round* round = find(seq)) expireRound(now, seq, *round);
   }
+  pumpChanged(now);
+}
+
+// A rank that is not waited for any more may have been the last one that other rounds waited for;
+// no event of theirs would tell.
+void Machine::pumpChanged(Time now) {
+  if (!std::exchange(opinions_changed_, false)) return;
+  const std::set<Seq> rounds = live_;
+  for (const Seq seq : rounds) {
+    if (Round* round = find(seq)) pump(now, seq, *round);
+  }
 }
 
 void Machine::expireRound(Time now, Seq seq, Round& round) {
@@ -149,7 +161,10 @@ void Machine::judgeLate(Time now, Seq seq, Round& round, const ContributorSet& l
   ContributorSet missing = late;
   // The local thread is busy elsewhere while this process reduces for the others: not waited for
   // again until it enters a round that is current.
-  if (late.contains(members_.me())) members_.missed(members_.me(), false);
+  if (late.contains(members_.me())) {
+    members_.missed(members_.me(), false);
+    opinions_changed_ = true;
+  }
   missing.erase(members_.me());
   ContributorSet peers = members_.expected();
   peers.erase(members_.me());
@@ -173,6 +188,7 @@ void Machine::judgeLate(Time now, Seq seq, Round& round, const ContributorSet& l
 void Machine::struck(Time now, Seq seq, Rank rank, bool strike, const std::string& why) {
   const bool news = members_.at(rank).pace == Member::Pace::timely;
   if (strike) ++counters_.strikes;
+  opinions_changed_ = true;
   const bool blacklists = members_.missed(rank, strike);
   if (news) notify(EventKind::peer_slow, rank, Reason::slow, seq, why);
   if (!blacklists) return;
@@ -193,9 +209,9 @@ void Machine::suspectReducer(Time now, Seq seq, Rank rank) {
     toOthers(msg::Suspect{rank, next});
     const bool was_timely = members_.at(rank).pace == Member::Pace::timely;
     const bool sick = now < suspect_self_until_;
-    struck(now, seq, rank, was_timely && !sick,
-           "no result and no sign of progress for " +
-               milliseconds(policy_.budget() + Contribution::kResultMargin));
+    struck(
+        now, seq, rank, was_timely && !sick,
+        "no result and no sign of progress for " + milliseconds(round.local->resultBudget(rank)));
     ++counters_.fetches;
   }
   round.local->reducerFailed(now, rank, false, effects_);
@@ -300,15 +316,16 @@ void Machine::losesSchema(Time now, Seq seq, Round& round, const SchemaVotes::De
   pump(now, seq, round);
 }
 
-void Machine::strictMismatch(Time now, Seq seq, Round& round) {
+void Machine::strictMismatch(Time now, Seq seq, Round& round, bool decide_now) {
   if (!round.strict || round.finished || !round.votes.contested()) return;
   contested(now, round);
   members_.all().forEach([&](Rank rank) {
     const auto vote = round.votes.of(rank);
     if (vote && round.my_schema && *vote != *round.my_schema) tellSchema(seq, round, rank);
   });
-  const auto decision = round.votes.decide(members_.present(), now >= round.vote_until);
-  if (!decision || undecided(*decision, round, now)) return;
+  const bool due = decide_now || now >= round.vote_until;
+  const auto decision = round.votes.decide(members_.present(), due);
+  if (!decision || (!decide_now && undecided(*decision, round, now))) return;
   RoundError error;
   error.reason = Reason::schema;
   const RoundShape* mine = round.votes.shapeOf(*round.my_schema);
