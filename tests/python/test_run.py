@@ -246,3 +246,20 @@ def test_ranks_die_with_a_killed_launcher(tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     wait_until(lambda: all(gone(pid) for pid in pids), what="end of the ranks")
+
+
+def test_a_rank_restarted_in_mid_run_ends_at_once(launch):
+    """Real ranks: the group goes on without it, and it says why it cannot come back."""
+    body = """
+    import torch, torch.distributed as dist
+    dist.init_process_group("papilio")
+    for step in range(10):
+        if rank == 1 and step == 5: os._exit(9)
+        dist.all_reduce(torch.ones(100))
+    dist.destroy_process_group()
+    print("finished")
+    """
+    status, out, err = launch(body, "-n", "3", "--restarts", "1")
+    assert status == run.EXIT_SOME_FAILED, err
+    assert "[rank 0] finished" in out and "[rank 2] finished" in out and "[rank 1]" not in out
+    assert "rank 1 is in this group already" in err and "a restarted rank cannot" in err
