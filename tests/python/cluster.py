@@ -123,6 +123,12 @@ class Rank:
         self.send(command, **arguments)
         return self.receive(timeout)
 
+    def run(self, source: str, timeout: float = 60):
+        """The Python text on this rank; what it left in ``result``."""
+        answer = self.call("collective", timeout, source=source)
+        assert answer["ok"], answer.get("trace", answer)
+        return answer["result"]
+
     def answered(self) -> bool:
         """Is there an answer that nobody has received yet?"""
         return not self._answers.empty()
@@ -180,8 +186,9 @@ class Cluster:
             "TORCHELASTIC_USE_AGENT_STORE": "True" if self.store else "False",
         }
         environment.update(options.pop("environment", {}))
+        own = options.pop("environments", [{}] * n)  # by rank
         self.ranks = [
-            Rank(rank, environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+            Rank(rank, environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)} | own[rank])
             for rank in range(n)
         ]
 
@@ -204,12 +211,22 @@ class Cluster:
     def __iter__(self):
         return iter(self.ranks)
 
+    def run(self, source: str, ranks=None, timeout: float = 60) -> list:
+        """The Python text on all (or these) ranks at once; what it left in ``result``, in order."""
+        answers = self.all("collective", ranks=ranks, timeout=timeout, source=source)
+        for answer in answers:
+            assert answer["ok"], answer.get("trace", answer)
+        return [answer["result"] for answer in answers]
+
     def all(self, command: str, ranks=None, timeout: float = 60, **arguments) -> list:
         """The command on all (or these) ranks at once; answers in order."""
         chosen = [self.ranks[r] for r in ranks] if ranks is not None else self.ranks
         for rank in chosen:
             rank.send(command, **arguments)
         return [rank.receive(timeout) for rank in chosen]
+
+
+SOAK = os.environ.get("PAPILIO_TEST_SOAK", "") not in ("", "0")  # `make soak`: the long versions
 
 
 def wait_until(condition, timeout: float = 20, what: str = "condition"):

@@ -1,8 +1,9 @@
 """A rank under test: executes commands from stdin, one JSON object per line, answers likewise."""
 
+import contextlib
+import datetime
 import json
 import os
-import resource
 import sys
 import threading
 import time
@@ -29,8 +30,6 @@ def error_of(error: BaseException) -> dict:
 
 
 def init(options=None, backend="papilio", timeout=60.0):
-    import datetime
-
     start = time.monotonic()
     options = options or {}
     dist.init_process_group(
@@ -46,17 +45,17 @@ def allreduce(numel, salt, op="sum", dtype="float32", check=True, announce=False
     """One all-reduce of the oracle's input, compared with the oracle of its own report."""
     rank, n = dist.get_rank(), dist.get_world_size()
     tensor = oracle.tensor(rank, salt, numel, dtype)
-    if announce:  # tells the parent that the call is about to begin
+    if announce:  # tells the parent that the call is about to begin, and when it has returned
         print(json.dumps({"announce": True}), flush=True)
     start = time.monotonic()
     work = dist.all_reduce(tensor, op=getattr(dist.ReduceOp, op.upper()), async_op=True)
     if timeout is None:
         work.wait()
     else:
-        import datetime
-
         work.wait(datetime.timedelta(seconds=timeout))
     end = time.monotonic()
+    if announce:
+        print(json.dumps({"returned": True}), flush=True)
     report = papilio.report(work)
     out = {
         "begin": start,
@@ -101,6 +100,8 @@ def collective(source, ranks=None):
         "np": np,
         "time": time,
         "threading": threading,
+        "oracle": oracle,
+        "timedelta": datetime.timedelta,
         "os": os,
         "rank": dist.get_rank() if dist.is_initialized() else int(os.environ["RANK"]),
         "n": int(os.environ["WORLD_SIZE"]),
@@ -108,22 +109,37 @@ def collective(source, ranks=None):
     }
     start = time.monotonic()
     exec(source, scope)  # noqa: S102 - the test wrote it
-    return {"result": scope["result"], "seconds": time.monotonic() - start}
+    end = time.monotonic()
+    return {"result": scope["result"], "seconds": end - start, "end": end}
 
 
 def events():
     return {"events": list(EVENTS)}
 
 
-def footprint():
-    """Threads, descriptors and resident memory of this process."""
-    with open("/proc/self/statm") as file:
-        resident = int(file.read().split()[1]) * resource.getpagesize()
+def footprint(restart_peak=False):
+    """Threads, descriptors, shared memory and resident memory (bytes) of this process."""
+    if restart_peak:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")  # VmHWM counts from here
+    with open("/proc/self/status") as file:
+        status = dict(line.split(":", 1) for line in file)
+    threads = {}
+    for task in os.listdir("/proc/self/task"):
+        with open(f"/proc/self/task/{task}/comm") as file:
+            threads[task] = file.read().strip()
+    descriptors = {}
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the descriptor of the listing itself
+            descriptors[descriptor] = os.readlink(f"/proc/self/fd/{descriptor}")
+    with open("/proc/self/maps") as file:
+        shared = sorted({line.split()[-1] for line in file if "/dev/shm" in line})
     return {
-        "threads": sorted(os.listdir("/proc/self/task")),
-        "fds": len(os.listdir("/proc/self/fd")),
-        "resident": resident,
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "threads": threads,
+        "fds": descriptors,
+        "shm": shared,
+        "resident": int(status["VmRSS"].split()[0]) * 1024,
+        "peak": int(status["VmHWM"].split()[0]) * 1024,
     }
 
 
@@ -133,7 +149,14 @@ def destroy():
     return {"seconds": time.monotonic() - start}
 
 
-COMMANDS = {f.__name__: f for f in (init, allreduce, many, collective, events, footprint, destroy)}
+def leave():
+    """Ends the script as its last line would: interpreter exit without destroy_process_group."""
+    raise SystemExit(0)
+
+
+COMMANDS = {
+    f.__name__: f for f in (init, allreduce, many, collective, events, footprint, destroy, leave)
+}
 
 
 def main():
@@ -143,9 +166,12 @@ def main():
         command = COMMANDS[request.pop("command")]
         try:
             answer = {"ok": True} | command(**request)
+        except SystemExit:
+            print(json.dumps({"ok": True, "leaving": time.monotonic()}), flush=True)
+            raise
         except BaseException as error:  # noqa: BLE001 - every failure is an answer
             answer = {"ok": False, "trace": traceback.format_exc()} | error_of(error)
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(answer, default=str), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Forks ranks: one process imports torch once; every rank is a fork of it, made in milliseconds.
+"""Forks ranks: one process imports torch once, every rank is a fork of it and starts in moments.
 
-Speaks over the socket whose number is its argument. Request, one JSON object:
-``{"fork": environment}`` with three descriptors (stdin, stdout, stderr of the rank), answered with
-``{"pid": ...}``; ``{"reap": pid}``, sent when that process has ended, answered with
-``{"status": exit code}``, negative for a signal. Ends when the socket closes. No thread may exist
-here, and the extension is not loaded: a rank loads it for itself.
+Speaks over the socket whose number is its argument. Request, one JSON object: ``{"fork":
+environment}`` with three descriptors (stdin, stdout, stderr of the rank), answered with ``{"pid":
+...}``; ``{"reap": pid}``, sent when that process has ended, answered with ``{"status": exit
+code}``, negative for a signal. Ends when the socket closes. No thread may exist here, and the
+extension is not loaded: a rank loads it for itself.
 """
 
 import json
