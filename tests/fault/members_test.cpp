@@ -1,0 +1,95 @@
+// Opinions about members: gone, late, blacklisted, routed around.
+#include "fault/members.hpp"
+
+#include <gtest/gtest.h>
+
+namespace papilio::fault {
+namespace {
+
+class MembersTest : public testing::Test {
+ protected:
+  GroupOptions options_;
+  Members members_{4, Rank{0}, options_, 1};
+  const Time now_{50s};
+};
+
+TEST_F(MembersTest, EverybodyIsExpectedAtFirst) {
+  EXPECT_EQ(members_.expected(), ContributorSet::firstN(4));
+  EXPECT_EQ(members_.present().count(), 4u);
+  EXPECT_EQ(members_.reducerFor(Rank{2}, Seq{1}), Rank{2});
+}
+
+TEST_F(MembersTest, TheDeadAreReplacedInRingOrder) {
+  members_.at(Rank{2}).link = Member::Link::gone;
+  members_.at(Rank{2}).gone_reason = Reason::dead;
+  EXPECT_TRUE(members_.gone(Rank{2}));
+  EXPECT_EQ(members_.blameFor(Rank{2}), Reason::dead);
+  EXPECT_EQ(members_.state(Rank{2}), PeerState::dead);
+  EXPECT_EQ(members_.reducerFor(Rank{2}, Seq{1}), Rank{3});
+  EXPECT_EQ(members_.ringDistance(Rank{3}, Rank{1}), 2);
+  members_.at(Rank{3}).link = Member::Link::gone;
+  members_.at(Rank{3}).gone_reason = Reason::left;
+  EXPECT_EQ(members_.reducerFor(Rank{2}, Seq{1}), Rank{0});
+  EXPECT_EQ(members_.state(Rank{3}), PeerState::left);
+}
+
+TEST_F(MembersTest, AWrongModelIsGoneButSlownessIsNot) {
+  auto& blacklist = members_.blacklist();
+  blacklist.add(now_, Rank{1}, Incarnation{1}, Reason::schema, std::nullopt);
+  blacklist.add(now_, Rank{2}, Incarnation{1}, Reason::slow, 10s);
+  EXPECT_TRUE(members_.gone(Rank{1}));
+  EXPECT_FALSE(members_.gone(Rank{2}));
+  EXPECT_FALSE(members_.counts(Rank{2}));
+  EXPECT_TRUE(members_.mayReduce(Rank{2}, Seq{1}));  // its process works
+  EXPECT_EQ(members_.blameFor(Rank{1}), Reason::schema);
+  EXPECT_EQ(members_.blameFor(Rank{2}), Reason::blacklisted);
+}
+
+TEST_F(MembersTest, ThreeStrikesInTenRounds) {
+  EXPECT_FALSE(members_.missed(Rank{1}, true));
+  EXPECT_FALSE(members_.expected().contains(Rank{1}));
+  members_.caughtUp(Rank{1});
+  EXPECT_TRUE(members_.expected().contains(Rank{1}));
+  EXPECT_FALSE(members_.missed(Rank{1}, true));
+  EXPECT_TRUE(members_.missed(Rank{1}, true));
+}
+
+TEST_F(MembersTest, OldAndSoftMissesDoNotAddUp) {
+  for (int i = 0; i < 20; ++i) {
+    EXPECT_FALSE(members_.missed(Rank{1}, false));
+    EXPECT_FALSE(members_.missed(Rank{2}, true));
+    for (int round = 0; round < 6; ++round) members_.judged(Rank{2});
+  }
+}
+
+TEST_F(MembersTest, CatchUpIsGrantedOncePerIncident) {
+  members_.startCatchUp(now_, Rank{1}, 5s);
+  EXPECT_EQ(members_.at(Rank{1}).pace, Member::Pace::timely);  // it was not late
+  members_.missed(Rank{1}, false);
+  members_.startCatchUp(now_, Rank{1}, 5s);
+  EXPECT_EQ(members_.at(Rank{1}).pace, Member::Pace::catching_up);
+  members_.missed(Rank{1}, false);
+  members_.startCatchUp(now_, Rank{1}, 5s);
+  EXPECT_EQ(members_.at(Rank{1}).pace, Member::Pace::late);
+  for (int i = 0; i < 10; ++i) members_.caughtUp(Rank{1});
+  members_.missed(Rank{1}, false);
+  members_.startCatchUp(now_, Rank{1}, 5s);
+  EXPECT_EQ(members_.at(Rank{1}).pace, Member::Pace::catching_up);
+}
+
+TEST_F(MembersTest, RoutedAroundFromARoundToARound) {
+  EXPECT_TRUE(members_.routeAround(Rank{1}, Seq{10}));
+  EXPECT_FALSE(members_.routeAround(Rank{1}, Seq{8}));  // known, but earlier
+  EXPECT_TRUE(members_.mayReduce(Rank{1}, Seq{7}));     // older rounds are still its own
+  EXPECT_FALSE(members_.mayReduce(Rank{1}, Seq{8}));
+  members_.reinstate(Rank{1}, Seq{20});
+  EXPECT_FALSE(members_.mayReduce(Rank{1}, Seq{19}));
+  EXPECT_TRUE(members_.mayReduce(Rank{1}, Seq{20}));
+  members_.at(Rank{1}).link = Member::Link::up;
+  EXPECT_EQ(members_.state(Rank{1}), PeerState::suspect);
+  members_.entered(Seq{20});
+  EXPECT_FALSE(members_.at(Rank{1}).routed_around);
+}
+
+}  // namespace
+}  // namespace papilio::fault

@@ -1,0 +1,127 @@
+// The reducer's side of a round: whom it waits for, when it closes, what it says about it.
+#include "fault/reduction.hpp"
+
+#include <gtest/gtest.h>
+
+#include <initializer_list>
+
+namespace papilio::fault {
+namespace {
+
+constexpr ChunkIndex kChunk{0};
+
+ContributorSet ranks(std::initializer_list<std::uint32_t> list) {
+  ContributorSet out;
+  for (const auto r : list) out.insert(Rank{r});
+  return out;
+}
+
+class ReductionTest : public testing::Test {
+ protected:
+  ReductionTest() : members_(3, Rank{0}, options_, 1), policy_(1s) {
+    shape_.numel = 10;
+    // A small tensor whose only chunk is this rank's duty.
+    while (Layout(10, 4, 3, Seq{seq_}).owner(kChunk) != Rank{0}) ++seq_;
+    for (std::uint32_t r = 0; r < 3; ++r) members_.at(Rank{r}).ever_contributed = true;
+    reduction_.emplace(members_, policy_, Seq{seq_}, SchemaHash{5}, shape_);
+  }
+  void arrive(std::uint32_t rank, Duration at, float weight = 1) {
+    reduction_->arrived(Time{} + at, Rank{rank}, kChunk, weight);
+    reduction_->closeReady(out_);
+  }
+  const effect::Reduce* closed() const {
+    for (const auto& effect : out_) {
+      if (const auto* reduce = std::get_if<effect::Reduce>(&effect)) return reduce;
+    }
+    return nullptr;
+  }
+
+  GroupOptions options_;
+  Members members_;
+  ArrivalPolicy policy_;
+  RoundShape shape_;
+  std::uint64_t seq_ = 1;
+  std::optional<Reduction> reduction_;
+  Effects out_;
+};
+
+TEST_F(ReductionTest, ClosesWhenEverybodyIsThere) {
+  arrive(0, 10s);
+  arrive(2, 10s);
+  EXPECT_EQ(closed(), nullptr);
+  EXPECT_EQ(reduction_->waitingFor(), ranks({1}));
+  arrive(1, 11s);
+  ASSERT_NE(closed(), nullptr);
+  EXPECT_EQ(closed()->contributors, ranks({0, 1, 2}));
+}
+
+TEST_F(ReductionTest, TheMedianStartsTheClock) {
+  arrive(0, 10s);  // one of three: nobody is late yet
+  EXPECT_TRUE(reduction_->expire(Time{100s}).empty());
+  arrive(1, 100s);
+  EXPECT_TRUE(reduction_->expire(Time{100s + 999ms}).empty());
+  EXPECT_EQ(reduction_->expire(Time{101s}), ranks({2}));
+  reduction_->closeReady(out_);
+  ASSERT_NE(closed(), nullptr);
+  EXPECT_EQ(closed()->contributors, ranks({0, 1}));
+}
+
+TEST_F(ReductionTest, TheWeightIsThatOfWhatWentIn) {
+  arrive(0, 10s, 2);
+  arrive(1, 10s, 3);
+  arrive(2, 10s, 5);
+  reduction_->reduced(Time{10s}, kChunk, ranks({0, 2}), true, out_);  // rank 1 had a NaN
+  const auto* result = reduction_->result(kChunk);
+  ASSERT_NE(result, nullptr);
+  EXPECT_EQ(result->contributors, ranks({0, 2}));
+  EXPECT_EQ(result->weight_sum, 7.0);
+  EXPECT_EQ(result->nonfinite, ranks({1}));
+}
+
+TEST_F(ReductionTest, NothingInItReopensTheChunk) {
+  members_.missed(Rank{1}, false);
+  members_.missed(Rank{2}, false);
+  arrive(0, 10s);
+  ASSERT_NE(closed(), nullptr);
+  reduction_->reduced(Time{10s}, kChunk, {}, false, out_);
+  EXPECT_EQ(reduction_->result(kChunk), nullptr);
+  EXPECT_TRUE(reduction_->collecting(kChunk));
+  EXPECT_EQ(reduction_->admit(Rank{1}, kChunk), Reduction::Admit::keep);
+}
+
+TEST_F(ReductionTest, SettledRanksAreNotWaitedForAndCountIfTheyCome) {
+  arrive(0, 10s);
+  reduction_->settle(Rank{1}, {0, 1});
+  EXPECT_EQ(reduction_->waitingFor(), ranks({2}));
+  arrive(1, 10s);  // was on its way
+  arrive(2, 10s);
+  ASSERT_NE(closed(), nullptr);
+  EXPECT_EQ(closed()->contributors, ranks({0, 1, 2}));
+}
+
+TEST_F(ReductionTest, RepeatsAndLateOnesAreTold) {
+  arrive(1, 10s);
+  EXPECT_EQ(reduction_->admit(Rank{1}, kChunk), Reduction::Admit::duplicate);
+  arrive(0, 10s);
+  arrive(2, 10s);
+  EXPECT_EQ(reduction_->admit(Rank{1}, kChunk), Reduction::Admit::late);
+}
+
+TEST_F(ReductionTest, DiscardedContributionsAreFreed) {
+  arrive(1, 10s);
+  reduction_->discard(kChunk, out_);
+  EXPECT_TRUE(std::holds_alternative<effect::Discard>(out_.back()));
+  EXPECT_TRUE(reduction_->idle());
+  EXPECT_TRUE(reduction_->arrivedAt(kChunk).empty());
+}
+
+TEST_F(ReductionTest, AHurriedChunkWaitsForNobody) {
+  arrive(1, 10s);
+  reduction_->hurry(kChunk);
+  reduction_->closeReady(out_);
+  ASSERT_NE(closed(), nullptr);
+  EXPECT_EQ(closed()->contributors, ranks({1}));
+}
+
+}  // namespace
+}  // namespace papilio::fault
