@@ -1,5 +1,8 @@
 #include "ucx_transport/ucx_context.hpp"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <cstdlib>
 #include <vector>
 
@@ -36,6 +39,22 @@ std::vector<Setting> settingsFor(const Config& config) {
   return out;
 }
 
+// UCX aborts the process when it runs out of descriptors while it starts: look first.
+void requireDescriptors() {
+  constexpr std::size_t kNeeded = 32;
+  std::vector<int> taken;
+  while (taken.size() < kNeeded) {
+    const int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (fd < 0) break;
+    taken.push_back(fd);
+  }
+  for (const int fd : taken) close(fd);
+  if (taken.size() == kNeeded) return;
+  throw std::runtime_error(
+      "papilio can not open its data lane: too few file descriptors are left; raise the limit "
+      "(ulimit -n), three per peer and 32 more are needed");
+}
+
 struct ConfigDeleter {
   void operator()(ucp_config_t* config) const { ucp_config_release(config); }
 };
@@ -45,6 +64,7 @@ struct ConfigDeleter {
 std::string version() { return ucp_get_version_string(); }
 
 ContextPtr openContext(const Config& config) {
+  requireDescriptors();
   ucp_config_t* raw = nullptr;
   check(ucp_config_read(nullptr, nullptr, &raw), "reading the configuration");
   const std::unique_ptr<ucp_config_t, ConfigDeleter> options(raw);
