@@ -39,28 +39,34 @@ Seq GroupHandle::enqueue(Request request, std::optional<Duration> timeout, DoneF
                          Start start) {
   const auto issued = GroupRuntime::Clock::now();
   const Duration limit = timeout.value_or(timeout_);
-  std::lock_guard lock(order_);
-  const Seq seq{++last_.value};
-  if (aborted()) {
-    endAborted(seq, request.shape, done, "the group was aborted or destroyed");
-    return seq;
-  }
   const RoundShape shape = request.shape;
-  auto command = [engine = engine_.get(), shared = shared_, id = id_, seq, limit, issued, start,
-                  request = std::move(request), done]() mutable {
-    GroupRuntime* group = engine->group(id);
-    bool refused = group == nullptr;
-    {
-      std::lock_guard guard(shared->mutex);
-      refused = refused || shared->aborted;
+  const char* refused = nullptr;
+  Seq seq;
+  {
+    std::lock_guard lock(order_);
+    seq = Seq{++last_.value};
+    auto command = [engine = engine_.get(), shared = shared_, id = id_, seq, limit, issued, start,
+                    request = std::move(request), done]() mutable {
+      GroupRuntime* group = engine->group(id);
+      bool over = group == nullptr;
+      {
+        std::lock_guard guard(shared->mutex);
+        over = over || shared->aborted;
+      }
+      if (over) {
+        endAborted(seq, request.shape, done, "the group was aborted or destroyed");
+      } else {
+        start(*group, seq, std::move(request), limit, issued, std::move(done));
+      }
+    };
+    if (aborted()) {
+      refused = "the group was aborted or destroyed";
+    } else if (!engine_->post(std::move(command))) {
+      refused = "the engine was shut down";
     }
-    if (refused) {
-      endAborted(seq, request.shape, done, "the group was aborted or destroyed");
-    } else {
-      start(*group, seq, std::move(request), limit, issued, std::move(done));
-    }
-  };
-  if (!engine_->post(std::move(command))) endAborted(seq, shape, done, "the engine was shut down");
+  }
+  // Without the lock: it may submit again.
+  if (refused != nullptr) endAborted(seq, shape, done, refused);
   return seq;
 }
 
