@@ -18,6 +18,7 @@ import torch.distributed as dist
 import papilio
 
 EVENTS: list = []
+LEAVING: list = []  # not empty: the script has ended, the interpreter's exit is timed
 
 
 def error_of(error: BaseException) -> dict:
@@ -167,6 +168,7 @@ def main():
         try:
             answer = {"ok": True} | command(**request)
         except SystemExit:
+            LEAVING.append(True)
             print(json.dumps({"ok": True, "leaving": time.monotonic()}), flush=True)
             raise
         except BaseException as error:  # noqa: BLE001 - every failure is an answer

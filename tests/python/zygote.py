@@ -7,10 +7,20 @@ code}``, negative for a signal. Ends when the socket closes. No thread may exist
 extension is not loaded: a rank loads it for itself.
 """
 
+import atexit
 import json
 import os
 import socket
 import sys
+import time
+
+
+@atexit.register
+def _handlers_done() -> None:
+    """Runs after all other exit handlers, as the first one that was registered."""
+    worker = sys.modules.get("worker")
+    if worker is not None and worker.LEAVING:
+        print(json.dumps({"handlers_done": time.monotonic()}), flush=True)
 
 
 def become_rank(environment: dict, descriptors: list) -> None:
