@@ -29,6 +29,9 @@ class Cluster {
   ~Cluster();
 
   FakeNetwork network;
+  // Memory of collectives that a test does not wait for (those of a killed rank): it lives until
+  // the engines have ended.
+  std::vector<std::shared_ptr<void>> kept;
   std::vector<std::shared_ptr<Engine>> engines;
   std::vector<std::shared_ptr<Group>> groups;
 

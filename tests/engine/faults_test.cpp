@@ -13,9 +13,12 @@ struct Round {
   std::vector<Pending> pending;
 };
 
-Round start(Cluster& cluster, std::uint64_t numel, const std::vector<std::uint32_t>& ranks,
-            unsigned seed = 1) {
-  Round out;
+// The tensors belong to the cluster.
+Round& start(Cluster& cluster, std::uint64_t numel, const std::vector<std::uint32_t>& ranks,
+             unsigned seed = 1) {
+  const auto owner = std::make_shared<Round>();
+  cluster.kept.push_back(owner);
+  Round& out = *owner;
   for (std::uint32_t r = 0; r < cluster.size(); ++r) {
     out.inputs.push_back(randomFloating(DType::float32, numel, seed * 100 + r));
   }
@@ -40,7 +43,7 @@ void expectExplained(Cluster& cluster, Round& round, std::uint32_t rank, const C
 TEST(Dead, InTheMiddleOfARoundAndBeforeTheNext) {
   Cluster cluster(4);
   cluster.network.stall(2, 0);  // its data to rank 0 is still on its way when it dies
-  auto round = start(cluster, 400'000, {0, 1, 2, 3});
+  auto& round = start(cluster, 400'000, {0, 1, 2, 3});
   ASSERT_TRUE(eventually([&] { return cluster.stat(1, "bytes.ucx.received") > 0; }));
   cluster.network.kill(2);
   for (const std::uint32_t r : {0u, 1u, 3u}) {
@@ -53,7 +56,7 @@ TEST(Dead, InTheMiddleOfARoundAndBeforeTheNext) {
   }
   // Patience is two minutes: whoever waited for the dead would fail the whole test.
   for (unsigned i = 0; i < 20; ++i) {
-    auto next = start(cluster, 10'000, {0, 1, 3}, i + 2);
+    auto& next = start(cluster, 10'000, {0, 1, 3}, i + 2);
     for (std::size_t k = 0; k < 3; ++k) {
       const std::uint32_t r = k == 2 ? 3 : static_cast<std::uint32_t>(k);
       const auto done = get(next.pending[k]);
@@ -64,7 +67,7 @@ TEST(Dead, InTheMiddleOfARoundAndBeforeTheNext) {
 
 TEST(Dead, AllOthers) {
   Cluster cluster(3);
-  auto round = start(cluster, 100'000, {0});
+  auto& round = start(cluster, 100'000, {0});
   cluster.network.kill(1);
   cluster.network.kill(2);
   const auto done = get(round.pending[0]);
@@ -73,9 +76,9 @@ TEST(Dead, AllOthers) {
 }
 
 TEST(Dead, AStrictCollectiveNamesTheCulprit) {
-  Cluster cluster(3);
   std::vector<Bytes> mine(3, Bytes(500'000, std::byte{1}));
   std::vector<std::vector<Bytes>> theirs(3);
+  Cluster cluster(3);
   cluster.network.stall(2, 0);
   std::vector<Pending> pending;
   for (std::uint32_t r = 0; r < 3; ++r) {
@@ -92,7 +95,7 @@ TEST(Dead, AStrictCollectiveNamesTheCulprit) {
 
 TEST(Dead, ABrokenLaneIsAnUnreachablePeer) {
   Cluster cluster(3);
-  auto round = start(cluster, 100'000, {0, 2});
+  auto& round = start(cluster, 100'000, {0, 2});
   cluster.network.breakLane(0, 1);
   cluster.network.breakLane(2, 1);
   for (const std::size_t k : {0u, 1u}) {
@@ -105,11 +108,11 @@ TEST(Dead, ABrokenLaneIsAnUnreachablePeer) {
 
 TEST(Frozen, OneRoundCostsPatienceTheNextCostNothing) {
   Cluster cluster(3, hasty(500ms));
-  auto warm = start(cluster, 100'000, {0, 1, 2});
+  auto& warm = start(cluster, 100'000, {0, 1, 2});
   for (auto& each : warm.pending) get(each);
   cluster.network.freeze(2);
   const auto begin = std::chrono::steady_clock::now();
-  auto round = start(cluster, 400'000, {0, 1}, 2);
+  auto& round = start(cluster, 400'000, {0, 1}, 2);
   for (const std::uint32_t r : {0u, 1u}) {
     const auto done = get(round.pending[r]);
     expectExplained(cluster, round, r, done);
@@ -117,7 +120,7 @@ TEST(Frozen, OneRoundCostsPatienceTheNextCostNothing) {
   EXPECT_LT(std::chrono::steady_clock::now() - begin, 5s);
   const auto hit = std::chrono::steady_clock::now();
   for (unsigned i = 0; i < 10; ++i) {
-    auto next = start(cluster, 1000, {0, 1}, 3 + i);
+    auto& next = start(cluster, 1000, {0, 1}, 3 + i);
     for (const std::uint32_t r : {0u, 1u}) {
       const auto done = get(next.pending[r]);
       expectExplained(cluster, next, r, done);
@@ -130,11 +133,11 @@ TEST(Frozen, OneRoundCostsPatienceTheNextCostNothing) {
 TEST(Frozen, AndBack) {
   Cluster cluster(3, hasty(400ms));
   for (unsigned i = 0; i < 3; ++i) {
-    auto warm = start(cluster, 50'000, {0, 1, 2}, i);
+    auto& warm = start(cluster, 50'000, {0, 1, 2}, i);
     for (auto& each : warm.pending) get(each);
   }
   cluster.network.freeze(2);
-  auto round = start(cluster, 50'000, {0, 1, 2}, 9);
+  auto& round = start(cluster, 50'000, {0, 1, 2}, 9);
   for (const std::uint32_t r : {0u, 1u}) get(round.pending[r]);
   cluster.network.thaw(2);
   const auto done = get(round.pending[2]);
@@ -142,7 +145,7 @@ TEST(Frozen, AndBack) {
   EXPECT_GE(cluster.stat(2, "pauses"), 1.0);
   EXPECT_TRUE(cluster.groups[2]->blacklist().empty());
   ASSERT_TRUE(eventually([&, i = 20u]() mutable {
-    auto next = start(cluster, 50'000, {0, 1, 2}, ++i);
+    auto& next = start(cluster, 50'000, {0, 1, 2}, ++i);
     bool complete = true;
     for (std::uint32_t r = 0; r < 3; ++r) {
       const auto ended = get(next.pending[r]);
@@ -161,8 +164,9 @@ TEST(Frozen, MemoryDoesNotGrow) {
   double late = 0;
   constexpr unsigned kRounds = 60;
   for (unsigned i = 0; i < kRounds; ++i) {
-    auto round = start(cluster, 1'000'000, {0, 1}, i);
+    auto& round = start(cluster, 1'000'000, {0, 1}, i);
     for (auto& each : round.pending) get(each);
+    cluster.kept.clear();
     const double held = cluster.stat(0, "staging.bytes_held");
     (i < kRounds / 2 ? early : late) = std::max(i < kRounds / 2 ? early : late, held);
   }
@@ -177,7 +181,7 @@ TEST(Frozen, AMajorityDoesNotStarveTheLive) {
   Cluster cluster(kSize, hasty(300ms));
   for (std::uint32_t r = 2; r < kSize; ++r) cluster.network.freeze(r);
   for (unsigned i = 0; i < 4; ++i) {
-    auto round = start(cluster, 3'000'000, {0, 1}, i);
+    auto& round = start(cluster, 3'000'000, {0, 1}, i);
     for (const std::uint32_t r : {0u, 1u}) {
       const auto done = get(round.pending[r]);
       expectExplained(cluster, round, r, done);
@@ -197,7 +201,7 @@ TEST(Frozen, AMajorityDoesNotStarveTheLive) {
 TEST(Teardown, WithADeadAFrozenAndASlowPeer) {
   for (const int kind : {0, 1, 2}) {
     Cluster cluster(3);
-    auto round = start(cluster, 800'000, {0, 1});
+    auto& round = start(cluster, 800'000, {0, 1});
     if (kind == 0) cluster.network.kill(2);
     if (kind == 1) cluster.network.freeze(2);
     if (kind == 2) cluster.network.stall(0, 2);
@@ -213,7 +217,7 @@ TEST(Teardown, WithADeadAFrozenAndASlowPeer) {
 
 TEST(Teardown, ShutdownWithoutLeavingEndsEverything) {
   Cluster cluster(2);
-  auto round = start(cluster, 800'000, {0});
+  auto& round = start(cluster, 800'000, {0});
   const auto begin = std::chrono::steady_clock::now();
   cluster.engines[0]->shutdown();
   EXPECT_LT(std::chrono::steady_clock::now() - begin, 2s);
@@ -228,10 +232,10 @@ TEST(Teardown, ShutdownWithoutLeavingEndsEverything) {
 
 TEST(Teardown, APeerThatLeftIsNotWaitedForNorBlamedForDying) {
   Cluster cluster(3);
-  auto round = start(cluster, 50'000, {0, 1, 2});
+  auto& round = start(cluster, 50'000, {0, 1, 2});
   for (auto& each : round.pending) get(each);
   cluster.groups[2]->leave();
-  auto next = start(cluster, 50'000, {0, 1}, 2);
+  auto& next = start(cluster, 50'000, {0, 1}, 2);
   for (const std::uint32_t r : {0u, 1u}) {
     const auto done = get(next.pending[r]);
     expectExplained(cluster, next, r, done);

@@ -221,6 +221,7 @@ TEST(UserMemory, OfAStrictCollectiveToo) {
     pending.push_back(strict(*cluster.groups[r], broadcastRequest(2, r, 1, data[r])));
   }
   const auto done = get(pending[0]);
+  get(pending[1]);
   EXPECT_EQ(done.error.kind, fault::ErrorKind::peer_failed);
   EXPECT_EQ(done.error.reason, fault::Reason::corrupt);
   EXPECT_EQ(data[0], Bytes(300'000, std::byte{1}));
