@@ -283,10 +283,16 @@ void AsioControlPlane::shutdown(std::uint32_t limit_ms) {
 
 void AsioControlPlane::watch(int fd) { watched_.emplace(io_, fd); }
 
+// Bounded: whoever keeps this busy must not keep wait() from returning.
+void AsioControlPlane::runReady() {
+  for (int i = 0; i < kReadyBatch && io_.poll_one() != 0; ++i) {
+  }
+}
+
 void AsioControlPlane::wait(Duration max) {
   if (io_.stopped()) io_.restart();
   if (max <= Duration::zero()) {
-    io_.poll();
+    runReady();
     return;
   }
   if (watched_ && !watching_) {
@@ -295,21 +301,22 @@ void AsioControlPlane::wait(Duration max) {
                          [this](std::error_code) { watching_ = false; });
   }
   io_.run_one_for(max);
-  io_.poll();
+  runReady();
 }
 
 void AsioControlPlane::nap(Duration max) {
   if (io_.stopped()) io_.restart();
   if (watched_ && watching_) {
     watched_->cancel();
-    io_.poll();  // the cancelled handler must not end the wait
+    runReady();  // the cancelled handler must not end the wait
   }
   io_.run_one_for(max);
-  io_.poll();
+  runReady();
 }
 
 void AsioControlPlane::wake() {
-  asio::post(io_, [] {});
+  if (woken_.exchange(true)) return;  // its handler has not run yet
+  asio::post(io_, [this] { woken_.store(false); });
 }
 
 std::unique_ptr<engine::ControlPlane> makeControlPlane(Config config,

@@ -4,6 +4,7 @@
 
 #include <asio.hpp>
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <optional>
@@ -73,6 +74,7 @@ class AsioControlPlane final : public engine::ControlPlane {
   };
 
   // asio_control_plane.cpp
+  void runReady();
   void accept();
   void dial(Peer& peer);
   void redial(Peer& peer, const std::string& why);
@@ -102,6 +104,7 @@ class AsioControlPlane final : public engine::ControlPlane {
   // Strangers hold at most so many descriptors; a silent one gives way to the next caller.
   static constexpr std::size_t kMaxPending = 64;
   static constexpr std::size_t kMaxParked = 1024;
+  static constexpr int kReadyBatch = 256;
   static constexpr Duration kFirstBackoff = 50ms;
   static constexpr Duration kMaxBackoff = 500ms;
   static constexpr Duration kPidfdGrace = 20ms;
@@ -119,6 +122,7 @@ class AsioControlPlane final : public engine::ControlPlane {
   PendingId last_pending_ = 0;
   bool accept_failing_ = false;
   std::map<PeerId, Peer> peers_;
+  std::atomic<bool> woken_{false};
   bool closing_ = false;
 };
 
