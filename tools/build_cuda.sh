@@ -1,0 +1,38 @@
+#!/bin/bash
+# tools/build_cuda.sh: compiles the CUDA kernels for every architecture we ship, checks what the
+# compiler made of them, and runs the tests; those that need a device say so when there is none.
+# Table of registers and spills: build/cuda/resources.txt.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+nvcc=${CUDACXX:-$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)}
+if [[ ! -x $nvcc ]]; then
+  echo "cuda: nvcc is missing; install the CUDA toolkit 12.8 or newer (package cuda-nvcc with" \
+    "cuda-cudart-dev) or name nvcc in CUDACXX" >&2
+  exit 1
+fi
+export CUDACXX=$nvcc
+build=build/cuda
+mkdir -p $build
+exec 9>build/cuda.lock
+flock 9  # two makes at once take turns
+log=build/cuda.log
+echo "cuda: building with $nvcc (log in $log)" >&2
+# The kernels are compiled every time: the table is made of what ptxas prints while it does.
+rm -f $build/CMakeFiles/papilio_cuda.dir/cuda/*.o $build/ptx/*
+if ! { cmake --preset cuda && cmake --build --preset cuda -j "${PAPILIO_JOBS:-$(nproc)}" \
+  --target cuda_test cuda_device_test; } >$log 2>&1; then
+  grep -E "[Ee]rror|FAILED|warning" -A 8 $log | head -80 >&2 || tail -40 $log >&2
+  echo "cuda: failed, see $log" >&2
+  exit 1
+fi
+# A fused multiply-add rounds once where the host rounds twice.
+if fused=$(grep -HnE '\b(fma|mad)\.[a-z]*\.?f(16|32|64)' $build/ptx/*.ptx); then
+  printf 'cuda: fused multiply-add in a kernel:\n%s\n' "$fused" >&2
+  exit 1
+fi
+python=.venv/bin/python
+[[ -x $python ]] || python=python3
+$python tools/cuda_resources.py $log >$build/resources.txt || { cat $build/resources.txt >&2; exit 1; }
+cat $build/resources.txt
+$build/cuda_test --gtest_brief=1
+$build/cuda_device_test --gtest_brief=1
