@@ -28,6 +28,7 @@ ARROWS = {
     "process_group": {"core", "engine", "ucx_transport", "control", "shm_transport"}
     | {"process_group"}
     | VALUES,
+    "cuda": {"core", "cuda"},
 }
 # Libraries that belong to one room.
 OWNERS = {
@@ -41,6 +42,8 @@ OWNERS = {
     "asio": {"control"},
     "asio.hpp": {"control"},
     "openssl": {"control"},
+    "cuda_runtime.h": {"cuda"},
+    "cuda_runtime_api.h": {"cuda"},
 }
 # The core rooms: the standard library without clocks, threads, randomness, files and sockets.
 PURE_ROOMS = {"core", "fault"}
@@ -81,8 +84,14 @@ def files(root: pathlib.Path):
             yield path.relative_to(root)
 
 
-def check_includes(path: pathlib.PurePath, lines: list):
-    room = path.parts[1]
+def room_of(path: pathlib.PurePath) -> str | None:
+    """The room that a file belongs to: a folder of csrc, or cuda/."""
+    if path.parts[0] == "csrc" and len(path.parts) > 2:
+        return path.parts[1]
+    return "cuda" if path.parts[0] == "cuda" else None
+
+
+def check_includes(room: str, lines: list):
     arrows = ARROWS.get(room)
     if arrows is None:
         yield 1, f"room '{room}' is not in the room table of tools/check_layout.py"
@@ -131,9 +140,9 @@ def check_file(path: pathlib.PurePath, text: str, allowed: dict):
             yield number, f"path of one machine: {match[0]}"
         if line != line.rstrip() and path.suffix != ".md":
             yield number, "space at the end of the line"
-    if path.parts[0] == "csrc" and len(path.parts) > 2:
-        yield from check_includes(path, lines)
-        if path.parts[1] in PURE_ROOMS:
+    if room := room_of(path):
+        yield from check_includes(room, lines)
+        if room in PURE_ROOMS:
             yield from check_purity(lines)
     if path.parts[0] == "tests" and not this_tool:
         yield from check_test(path.as_posix(), lines, allowed)
