@@ -63,7 +63,7 @@ class ByteWriter {
     write(length);
     const auto at = out_.size();
     out_.resize(at + length);
-    std::memcpy(out_.data() + at, text.data(), length);
+    if (length != 0) std::memcpy(out_.data() + at, text.data(), length);
   }
   std::vector<std::byte> take() { return std::move(out_); }
 
