@@ -132,7 +132,8 @@ class Group {
   virtual ~Group() = default;
 
   // Blocks until every member is up here, or gone for good, or `limit` (real time) passed.
-  // Returns the ranks that are neither up nor gone, and why: empty means ready.
+  // Returns the ranks that are neither up nor gone, and those that could never be met (wrong
+  // secret, unreachable: known before the limit), each with the reason: empty means ready.
   virtual std::map<Rank, std::string> waitReady(Duration limit) = 0;
   // Issue order is program order. Sequence numbers start at 1. Never blocks.
   virtual Seq submit(AllreduceRequest request, std::optional<Duration> timeout, DoneFn done) = 0;

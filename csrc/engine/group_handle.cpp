@@ -29,9 +29,13 @@ GroupHandle::~GroupHandle() {
 
 std::map<Rank, std::string> GroupHandle::waitReady(Duration limit) {
   std::unique_lock lock(shared_->mutex);
-  shared_->changed.wait_for(
-      lock, limit, [&] { return shared_->not_ready.empty() || shared_->aborted || shared_->left; });
-  return shared_->not_ready;
+  shared_->changed.wait_for(lock, limit, [&] {
+    return shared_->not_ready.empty() || !shared_->refused.empty() || shared_->aborted ||
+           shared_->left;
+  });
+  auto out = shared_->refused;  // says more than "no connection yet"
+  out.insert(shared_->not_ready.begin(), shared_->not_ready.end());
+  return out;
 }
 
 template <class Request, class Start>

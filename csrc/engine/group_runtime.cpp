@@ -145,6 +145,10 @@ void GroupRuntime::joined(Rank rank, Incarnation incarnation) {
 void GroupRuntime::gone(Rank rank, fault::Reason reason, const std::string& evidence) {
   outboxes_[rank.value].clear();
   machine_.peerGone(host_.now(), rank, reason, evidence);
+  if (reason == fault::Reason::unreachable && !joined_.contains(rank)) {
+    std::lock_guard lock(shared_->mutex);
+    shared_->refused[rank] = evidence;
+  }
   settleReady();
   drain();
 }

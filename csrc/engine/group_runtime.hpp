@@ -40,6 +40,7 @@ struct GroupShared {
   std::mutex mutex;
   std::condition_variable changed;
   std::map<Rank, std::string> not_ready;  // ranks that are neither up nor gone, and why
+  std::map<Rank, std::string> refused;    // ranks that this one could never meet, and why
   std::deque<fault::Report> reports;      // newest last
   bool aborted = false;
   bool left = false;

@@ -282,7 +282,9 @@ TEST(Groups, ABrokenRecord) {
   config.size = 2;
   config.records.push_back("rubbish");
   auto group = cluster.engines[0]->createGroup(config);
-  EXPECT_TRUE(group->waitReady(kPatience).empty());
+  const auto missing = group->waitReady(kPatience);
+  ASSERT_EQ(missing.size(), 1U);  // named at once, with the reason
+  EXPECT_NE(missing.at(Rank{1}).find("rubbish"), std::string::npos) << missing.at(Rank{1});
   std::vector<float> tensor(10, 3.0F);
   auto pending = allreduce(*group, tensor, tolerant(10));
   const auto done = get(pending);
