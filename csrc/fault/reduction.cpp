@@ -147,7 +147,11 @@ Time Reduction::deadlineOf(Rank rank) const {
   if (median_ == kNever) return kNever;
   if (!shown_.contains(rank)) {
     const bool starting = !member.ever_contributed;
-    return std::max(median_, reopened_) + (starting ? policy_.firstBudget() : policy_.budget());
+    const Time usual =
+        std::max(median_, reopened_) + (starting ? policy_.firstBudget() : policy_.budget());
+    // One that has just caught up enters rounds that waited for it all the while: its patience is not
+    // over before it was.
+    return std::max(usual, member.catch_up_until);
   }
   // It is here, but some of its chunks are not. Closing a chunk is what lets it send the next one,
   // so the clock restarts with every arrival and every close; the rate floor bounds the whole.
