@@ -139,7 +139,7 @@ def parse():
     parser.add_argument("--backend", default="papilio")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--width", type=int, default=128, help="a multiple of 4")
-    parser.add_argument("--lr", type=float, default=3e-3, help="its peak")
+    parser.add_argument("--lr", type=float, default=2e-3, help="its peak")
     parser.add_argument("--config", help="JSON file with width or lr, read at every step")
     parser.add_argument("--evaluate", type=int, default=25, metavar="K", help="every K steps")
     parser.add_argument("--metrics", help="write one JSON line per step to METRICS.<rank>.jsonl")
