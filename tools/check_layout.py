@@ -68,6 +68,11 @@ TEST_HOLES = re.compile(
 ALLOWED = {
     ("tests/python/cluster.py", "time.sleep("): "polls real processes, always with a deadline",
     ("tests/python/test_run.py", "time.sleep("): "polls with a deadline; keeps two signals apart",
+    (
+        "tests/python/test_ddp.py",
+        "time.sleep(",
+    ): "stretches training so that a kill hits its middle",
+    ("tests/python/test_teardown.py", "time.sleep("): "a collective is to hang for a while",
     ("tests/engine/loop_test.cpp", "sleep_for("): "the time over which idle cost is measured",
     ("tests/engine/pieces_test.cpp", "sleep_for("): "the stop that the clock is to notice",
 }
