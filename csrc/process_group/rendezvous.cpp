@@ -39,9 +39,12 @@ Published parsePublished(const std::string& text, int rank) {
   std::getline(in, size);
   std::getline(in, number);
   std::getline(in, out.record);
-  char* end = nullptr;
-  out.size = static_cast<int>(std::strtol(size.c_str(), &end, 10));
-  TORCH_CHECK_WITH(DistBackendError, !out.record.empty() && *end == '\0',
+  char* end_of_size = nullptr;
+  char* end_of_number = nullptr;
+  out.size = static_cast<int>(std::strtol(size.c_str(), &end_of_size, 10));
+  out.number = std::strtoull(number.c_str(), &end_of_number, 10);
+  TORCH_CHECK_WITH(DistBackendError,
+                   !out.record.empty() && *end_of_size == '\0' && *end_of_number == '\0',
                    "papilio: the store entry of rank ", rank,
                    " is damaged; is another program using the same store?");
   return out;
