@@ -149,8 +149,8 @@ Time Reduction::deadlineOf(Rank rank) const {
     const bool starting = !member.ever_contributed;
     const Time usual =
         std::max(median_, reopened_) + (starting ? policy_.firstBudget() : policy_.budget());
-    // One that has just caught up enters rounds that waited for it all the while: its patience is not
-    // over before it was.
+    // One that has just caught up enters rounds that waited for it all the while: its patience is
+    // not over before it was.
     return std::max(usual, member.catch_up_until);
   }
   // It is here, but some of its chunks are not. Closing a chunk is what lets it send the next one,

@@ -141,4 +141,3 @@ def test_buffers_need_rank_0():
             answer = ranks[rank].receive(timeout=60)
             assert (answer["error"], answer["ranks"]) == ("PeerFailed", [0]), answer
         assert time.monotonic() - killed < 2.0
-
