@@ -70,7 +70,9 @@ class EngineCore final : public Engine,
   static constexpr Duration kPingEvery = 1s;
   static constexpr Duration kConnectLimit = std::chrono::minutes(10);
   static constexpr std::uint64_t kStagingBudget = 24ULL << 20;
-  static constexpr std::uint64_t kWindowBytes = 2ULL << 20;
+  // Staged and not yet taken by the lane, per peer: two chunks, so that they are still in the cache
+  // when the kernel copies them. It queues more on its own.
+  static constexpr std::uint64_t kWindowBytes = 512ULL << 10;
   static constexpr std::uint32_t kWindowMessages = 64;
   static constexpr std::uint32_t kMaxEarlyJoins = 1024;  // per peer
   // Fruitless wake-ups in a row after which the transport's descriptor is not trusted for a moment.

@@ -12,8 +12,9 @@ namespace papilio::engine {
 
 namespace {
 
-// Contributions one rank may have unanswered at one reducer, per shard.
-std::uint32_t creditsFor(std::uint32_t n) { return n > 64 ? 4 : 8; }
+// Contributions one rank may have unanswered at one reducer, per shard. More of them only fall out
+// of the processor's caches before they are reduced.
+constexpr std::uint32_t kCredits = 4;
 
 // The deadlines that follow from patience and timeout, for the reader of a log.
 std::string ladder(const fault::GroupOptions& options) {
@@ -52,7 +53,7 @@ GroupRuntime::GroupRuntime(GroupHost& host, GroupConfig config, std::vector<Peer
       incarnation_(incarnation),
       shared_(std::move(shared)),
       machine_(machineConfig(config_, incarnation)),
-      outboxes_(config_.size, Outbox(creditsFor(config_.size))),
+      outboxes_(config_.size, Outbox(kCredits)),
       block_bytes_(maxChunkBytes(config_.size)) {
   joined_.insert(config_.rank);
   if (config_.rank == Rank{0}) host_.log(LogLevel::info, prefix(Seq{}) + ladder(config_.options));
