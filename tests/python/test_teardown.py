@@ -96,7 +96,9 @@ try:
     work.wait()
     result = "finished"
 except (papilio.Aborted, papilio.PeerFailed) as error:  # the other rank may abort first
-    result = [type(error).__name__, time.monotonic() - moments[0]]
+    raised = time.monotonic()
+    thread.join()
+    result = [type(error).__name__, raised - moments[0]]
 thread.join()
 begin = time.monotonic()
 dist.destroy_process_group()
