@@ -12,8 +12,8 @@ namespace papilio::engine {
 
 namespace {
 
-// Contributions one rank may have unanswered at one reducer, per shard. More of them only fall out
-// of the processor's caches before they are reduced.
+// Contributions one rank may have unanswered at one reducer, per shard. Fewer keep the working set
+// small; no difference in the median was measured between 4 and 8.
 constexpr std::uint32_t kCredits = 4;
 
 // The deadlines that follow from patience and timeout, for the reader of a log.
