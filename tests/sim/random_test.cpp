@@ -1,5 +1,6 @@
 // Random jobs: at least 20,000 collectives, with and without faults, under all checkers.
 //   PAPILIO_SIM_ROUNDS=200000   more of them
+//   PAPILIO_SIM_FIRST=5000000   other ones: the seed of the first job
 //   PAPILIO_SIM_SEED=123        one job again, with its trace
 #include <gtest/gtest.h>
 
@@ -13,6 +14,7 @@ namespace papilio::sim {
 namespace {
 
 constexpr std::uint64_t kFirstSeed = 1'000'000;
+constexpr std::uint64_t kExplained = 5;  // failed jobs shown with their traces
 
 std::uint64_t fromEnvironment(const char* name, std::uint64_t otherwise) {
   const char* text = std::getenv(name);
@@ -59,8 +61,9 @@ void add(Checker::Tally& sum, const Checker::Tally& one) {
   for (const auto& [key, count] : one.error_kinds) sum.error_kinds[key] += count;
 }
 
-void print(const Checker::Tally& tally, std::uint64_t rounds, std::uint64_t jobs) {
-  std::cout << rounds << " collectives in " << jobs << " jobs from seed " << kFirstSeed << ": "
+void print(const Checker::Tally& tally, std::uint64_t first, std::uint64_t rounds,
+           std::uint64_t jobs) {
+  std::cout << rounds << " collectives in " << jobs << " jobs from seed " << first << ": "
             << tally.rounds << " returns, " << tally.complete << " complete, " << tally.degraded
             << " degraded, " << tally.local << " local, " << tally.errors << " errors; longest "
             << toSeconds(tally.longest) << " s\n";
@@ -79,8 +82,9 @@ TEST(RandomJobs, HoldTheInvariants) {
   const std::uint64_t only = fromEnvironment("PAPILIO_SIM_SEED", 0);
   const std::uint64_t wanted = fromEnvironment("PAPILIO_SIM_ROUNDS", 20'000);
   Checker::Tally tally;
+  const std::uint64_t first = only != 0 ? only : fromEnvironment("PAPILIO_SIM_FIRST", kFirstSeed);
   std::uint64_t rounds = 0, jobs = 0, planned = 0, fired = 0, failed = 0;
-  for (std::uint64_t seed = only != 0 ? only : kFirstSeed; rounds < wanted; ++seed) {
+  for (std::uint64_t seed = first; rounds < wanted; ++seed) {
     RandomJob job = randomJob(seed, troubleOf(seed), false);
     job.world->run();
     rounds += job.rounds;
@@ -88,13 +92,15 @@ TEST(RandomJobs, HoldTheInvariants) {
     planned += job.planned;
     fired += job.world->fired();
     add(tally, job.world->checker().tally());
-    if (!job.world->checker().violations().empty() || only != 0) {
-      if (!job.world->checker().violations().empty()) ++failed;
-      if (failed <= 5) std::cout << explain(seed);
+    const auto& violations = job.world->checker().violations();
+    if (!violations.empty()) {
+      ++failed;
+      std::cout << "FAILED seed " << seed << ": " << violations.front() << "\n";
     }
+    if (only != 0 || (!violations.empty() && failed <= kExplained)) std::cout << explain(seed);
     if (only != 0) break;
   }
-  print(tally, rounds, jobs);
+  print(tally, first, rounds, jobs);
   EXPECT_EQ(failed, 0u) << "jobs of " << jobs;
   if (only != 0) return;
   // The faults really happened (a victim may be dead before its second one).
