@@ -24,6 +24,7 @@ target_include_directories(papilio_C SYSTEM PRIVATE
   "${PAPILIO_TORCH_FOLDER}/include" "${PAPILIO_TORCH_FOLDER}/include/torch/csrc/api/include"
   "${PAPILIO_PYTHON_INCLUDE}")
 target_link_libraries(papilio_C PRIVATE papilio_engine papilio_control papilio_ucx_transport
+  papilio_shm_transport
   papilio_fault papilio_core Threads::Threads papilio_ucx_libs
   "${PAPILIO_TORCH_FOLDER}/lib/libtorch_python.so" "${PAPILIO_TORCH_FOLDER}/lib/libtorch_cpu.so"
   "${PAPILIO_TORCH_FOLDER}/lib/libc10.so")

@@ -51,7 +51,7 @@ _RULES = {
     "nonfinite": _Rule(choices=("drop", "propagate")),
     "codec": _Rule(choices=("raw",)),
     "integrity": _Rule(choices=("payload", "header")),
-    "transport": _Rule(choices=("auto", "ucx")),
+    "transport": _Rule(choices=("auto", "ucx", "shm")),
     "report_history": _Rule(low=1, high=1_000_000),
 }
 
@@ -76,7 +76,8 @@ class Options:
         nonfinite: ``"drop"`` a minority's NaN/Inf chunks, or ``"propagate"``.
         codec: wire format, ``"raw"``.
         integrity: ``"payload"`` (CRC32C of header and payload) or ``"header"``.
-        transport: ``"auto"`` or ``"ucx"``.
+        transport: which lanes may be used: ``"auto"`` (shared memory within a host, UCX else),
+            ``"ucx"`` or ``"shm"``; the same for all groups of a process.
         interface: network interface or address to listen on; empty: what routes to the store.
         report_history: rounds whose reports are kept per group.
     """
@@ -195,6 +196,7 @@ def to_settings(options: Options, native):
     settings = native.Settings()
     settings.fingerprint = options.fingerprint
     settings.interface = options.interface
+    settings.transport = options.transport
     settings.log_level = log_level()
     settings.report_history = options.report_history
     settings.set_mode(options.mode == "strict")

@@ -7,13 +7,32 @@ namespace papilio::engine {
 
 BlockPool::BlockPool(std::uint64_t staging_budget) : budget_(staging_budget) {}
 
-BlockPool::~BlockPool() {
+BlockPool::~BlockPool() { releaseIdle(); }
+
+void BlockPool::releaseIdle() {
   for (auto& blocks : free_) {
-    for (auto* block : blocks) {
-      std::free(block->data);
-      delete block;
-    }
+    for (auto* block : std::exchange(blocks, {})) destroy(block);
   }
+}
+
+detail::Block* BlockPool::create(std::uint8_t size_class) {
+  const std::uint32_t bytes = kSizes[size_class];
+  std::byte* data = arena_ != nullptr ? arena_->take(bytes) : nullptr;
+  const bool in_arena = data != nullptr;
+  if (!in_arena) data = static_cast<std::byte*>(std::aligned_alloc(64, bytes));
+  if (data == nullptr) throw std::bad_alloc();
+  held_ += bytes;
+  return new detail::Block{this, data, bytes, 0, 0, size_class, false, in_arena};
+}
+
+void BlockPool::destroy(detail::Block* block) {
+  held_ -= block->capacity;
+  if (block->in_arena) {
+    arena_->giveBack(block->data, block->capacity);
+  } else {
+    std::free(block->data);
+  }
+  delete block;
 }
 
 BlockRef BlockPool::tryAllocate(std::uint32_t size) {
@@ -34,10 +53,7 @@ BlockRef BlockPool::allocate(std::uint32_t size) {
     block = idle.back();
     idle.pop_back();
   } else {
-    auto* data = static_cast<std::byte*>(std::aligned_alloc(64, kSizes[size_class]));
-    if (data == nullptr) throw std::bad_alloc();
-    block = new detail::Block{this, data, kSizes[size_class], 0, 0, size_class, false};
-    held_ += block->capacity;
+    block = create(size_class);
   }
   block->size = size;
   in_use_ += block->capacity;
@@ -49,10 +65,7 @@ void BlockPool::giveBack(detail::Block* block) {
   if (block->staged) staged_ -= block->capacity;
   block->staged = false;
   if (held_ - in_use_ > kIdleLimit) {
-    held_ -= block->capacity;
-    std::free(block->data);
-    delete block;
-    return;
+    return destroy(block);
   }
   free_[block->size_class].push_back(block);
 }

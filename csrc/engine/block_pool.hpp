@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "engine/transport.hpp"
+
 namespace papilio::engine {
 
 class BlockPool;
@@ -21,7 +23,8 @@ struct Block {
   std::uint32_t size = 0;
   std::uint32_t references = 0;
   std::uint8_t size_class = 0;
-  bool staged = false;  // counts against the staging budget
+  bool staged = false;    // counts against the staging budget
+  bool in_arena = false;  // of the lane; otherwise from the heap
 };
 }  // namespace detail
 
@@ -62,6 +65,11 @@ class BlockPool {
   BlockPool(const BlockPool&) = delete;
   BlockPool& operator=(const BlockPool&) = delete;
 
+  // Takes new blocks from the lane's arena from now on; nullptr: from the heap. Before an arena
+  // goes away, all blocks must have come back and releaseIdle() been called.
+  void useArena(Arena* arena) { arena_ = arena; }
+  void releaseIdle();
+
   // Empty when the budget is spent: the caller tries again when a block came back.
   BlockRef tryAllocate(std::uint32_t size);
   // For what the protocol already bounds (kept contributions within credits, results). Throws
@@ -76,12 +84,15 @@ class BlockPool {
  private:
   friend class BlockRef;
   void giveBack(detail::Block* block);
+  detail::Block* create(std::uint8_t size_class);
+  void destroy(detail::Block* block);
 
   // Idle blocks above this are freed: a burst does not stay resident.
   static constexpr std::uint64_t kIdleLimit = 24ULL << 20;
   static constexpr std::array<std::uint32_t, 3> kSizes{4 * 1024, 64 * 1024, kLargest};
 
   std::uint64_t budget_;
+  Arena* arena_ = nullptr;
   std::uint64_t in_use_ = 0;
   std::uint64_t staged_ = 0;
   std::uint64_t held_ = 0;

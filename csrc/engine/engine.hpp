@@ -105,7 +105,7 @@ struct BlacklistInfo {
   std::optional<double> expires_in_seconds;
 };
 
-// Flat names ("rounds.complete", "bytes.ucx.sent", …): monotonic counters and gauges.
+// Flat names ("rounds.complete", "bytes.shm.sent", …): monotonic counters and gauges.
 using StatsMap = std::map<std::string, double>;
 
 class Group;

@@ -44,6 +44,7 @@ void EngineCore::launch() {
 
 void EngineCore::openLanes() {
   transport_ = config_.lanes.transport(*this, self_);
+  pool_.useArena(transport_->arena());
   PeerHello hello;
   hello.process = self_;
   hello.incarnation = incarnation_;
@@ -233,6 +234,7 @@ void EngineCore::teardown() {
   for (auto& slot : slots_) slot.message.payload = {};
   groups_.clear();
   peers_.clear();
+  pool_.releaseIdle();
   control_.reset();
   transport_.reset();
 }
@@ -244,6 +246,7 @@ StatsMap EngineCore::stats() const {
 
 StatsMap EngineCore::collectStats() const {
   StatsMap out = counters_;
+  transport_->addStats(out);
   const auto control = control_->counters();
   out["rejected.garbage"] = static_cast<double>(control.rejected_garbage);
   out["rejected.secret"] = static_cast<double>(control.rejected_secret);

@@ -22,7 +22,7 @@ void EngineCore::onMessage(PeerId from, std::span<const std::byte> bytes,
   PeerLink& peer = peers_[from.value];
   peer.last_seen = clock_.now();
   peer.goodput.received(clock_.now(), payload.size());
-  count("bytes.ucx.received", static_cast<double>(payload.size()));
+  count("bytes.received", static_cast<double>(payload.size()));
   DataHeader header;
   const ParseError error = parse(bytes, header);
   if (error != ParseError::none || header.payload_bytes != payload.size()) {
@@ -77,6 +77,7 @@ void EngineCore::onPeerDown(PeerId id, DownCause cause, const std::string& detai
     peer.said_goodbye = true;
     // What it sent before is still on its way on the other lane.
     after(kLinger, [this, id] {
+      transport_->disconnect(id, false);
       lost(peers_[id.value], fault::Reason::left, "it shut down in good order");
     });
     return;
@@ -217,7 +218,7 @@ void EngineCore::dispatch(PeerLink& peer, Outgoing message) {
       slot.message.payload ? slot.message.payload.view() : std::span<const std::byte>{};
   ++peer.in_flight;
   peer.in_flight_bytes += payload.size();
-  count("bytes.ucx.sent", static_cast<double>(payload.size()));
+  count("bytes.sent", static_cast<double>(payload.size()));
   if (transport_->send(peer.id, slot.message.header.view(), payload, token)) return;
   // Refused: the lane is broken and says so by onPeerError.
   --peer.in_flight;

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <span>
 #include <string>
 #include <vector>
@@ -16,6 +17,16 @@ namespace papilio::engine {
 using PeerId = StrongId<struct PeerIdTag, std::uint32_t>;
 // Opaque to the transport; handed back when the send's memory is free again.
 using SendToken = std::uint64_t;
+
+// Memory that a lane can send from without a copy; the engine stages in it.
+class Arena {
+ public:
+  virtual ~Arena() = default;
+  // nullptr when there is none left: other memory will do, it is only slower.
+  virtual std::byte* take(std::uint32_t bytes) = 0;
+  // Its pages go back to the system; `bytes` as in take().
+  virtual void giveBack(std::byte* data, std::uint32_t bytes) = 0;
+};
 
 struct TransportObserver {
   virtual ~TransportObserver() = default;
@@ -52,6 +63,10 @@ class Transport {
   virtual bool arm() = 0;
   // "ucx tcp/lo" once known; for peers() and logs.
   virtual std::string laneName(PeerId peer) const = 0;
+  // Where to stage what this lane is to send; nullptr for any memory. Lives as long as the lane.
+  virtual Arena* arena() { return nullptr; }
+  // Adds its counters by name ("bytes.ucx.sent").
+  virtual void addStats(std::map<std::string, double>& out) const { static_cast<void>(out); }
   // Cancels everything and progresses until all onSendDone have run or `limit` passed (real time).
   // Returns whether everything was drained. Afterwards only the destructor may be called.
   virtual bool shutdown(std::uint32_t limit_ms) = 0;

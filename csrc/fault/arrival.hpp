@@ -22,12 +22,16 @@ class ArrivalPolicy {
   Duration budget() const;
   // For a member that never contributed: it may still compile, load data or start up.
   Duration firstBudget() const { return patience_ > kStartup ? patience_ : kStartup; }
+  // Behind the first member, while fewer than half are here. The others may have spent one patience
+  // on somebody that this rank did not need, before they could come.
+  Duration aloneBudget() const { return 2 * patience_ + kAloneMargin; }
   Duration patience() const { return patience_; }
 
   // A healthy process on a crowded host is not scheduled for this long now and then; measured on
   // hosts with more ranks than cores. Never more than patience.
   static constexpr Duration kFloor = 1s;
   static constexpr Duration kStartup = 60s;
+  static constexpr Duration kAloneMargin = 500ms;  // a result overdue, and a fetch
   static constexpr std::uint32_t kProfileRounds = 20;
 
  private:

@@ -215,6 +215,10 @@ void Machine::accepted(Time now, Rank from, const DataHeader& header, bool intac
 // Who was too late for one reducer is not waited for by the next one either, unless it showed up
 // here: with small tensors, one incident would otherwise cost one deadline per reducer.
 void Machine::hearOfLate(const Round& round, const DataHeader& header) {
+  // Who was counted by another reducer has started up, even if it never had to contribute here.
+  (header.contributors & members_.all()).forEach([&](Rank rank) {
+    members_.at(rank).ever_contributed = true;
+  });
   if ((header.flags & (kNonFiniteDropped | kOthersSettled)) != 0) return;
   (members_.expected() - header.contributors).forEach([&](Rank rank) {
     if (rank == members_.me() || round.votes.of(rank)) return;

@@ -180,8 +180,11 @@ void Machine::judgeLate(Time now, Seq seq, Round& round, const ContributorSet& l
         std::any_of(round.variants.begin(), round.variants.end(),
                     [&](const auto& entry) { return entry.second->dutyWaitsFor(rank); });
     if (!own) return;
+    const bool alone = std::none_of(round.variants.begin(), round.variants.end(),
+                                    [](const auto& entry) { return entry.second->hasMedian(); });
     struck(now, seq, rank, !sick,
-           "no contribution " + milliseconds(policy_.budget()) + " after the median member");
+           "no contribution " + milliseconds(alone ? policy_.aloneBudget() : policy_.budget()) +
+               " after the " + (alone ? "first" : "median") + " member");
   });
 }
 

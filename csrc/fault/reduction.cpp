@@ -49,6 +49,7 @@ void Reduction::noteArrivalOrder(Time now) {
 void Reduction::arrived(Time now, Rank src, ChunkIndex chunk, float weight) {
   Duty& duty = dutyFor(chunk);
   if (duty.phase != Phase::collecting) return;
+  if (duty.arrived.empty()) begun_ = now;
   if (duty.arrived.empty() && layout_.owner(chunk) != members_.me()) reopened_ = now;
   duty.arrived.insert(src);
   duty.settled.erase(src);
@@ -144,7 +145,7 @@ double Reduction::weightOf(const ContributorSet& set) const {
 Time Reduction::deadlineOf(Rank rank) const {
   const Member& member = members_.at(rank);
   if (member.pace == Member::Pace::catching_up) return member.catch_up_until;
-  if (median_ == kNever) return kNever;
+  if (median_ == kNever) return deadlineAlone(rank);
   if (!shown_.contains(rank)) {
     const bool starting = !member.ever_contributed;
     const Time usual =
@@ -161,6 +162,16 @@ Time Reduction::deadlineOf(Rank rank) const {
   const Time ceiling =
       first_seen_[rank.value] + policy_.patience() + fromSeconds(bytes / kRateFloor);
   return std::min(quiet, std::max(ceiling, std::max(median_, reopened_) + policy_.patience()));
+}
+
+// Fewer than half are here, so nobody knows whether the others are late or this one is early. They
+// may be gone for good all the same (their user code ended after an error), and without a limit
+// every round would last until its ceiling.
+Time Reduction::deadlineAlone(Rank rank) const {
+  const Member& member = members_.at(rank);
+  if (!member.ever_contributed) return kNever;  // it may still start up
+  const Time since = std::max({begun_, last_seen_[rank.value], last_close_});
+  return std::max(since + policy_.aloneBudget(), member.catch_up_until);
 }
 
 ContributorSet Reduction::expire(Time now) {

@@ -73,6 +73,7 @@ class Reduction {
   // True once, at the first closed chunk.
   bool firstClose() { return kept_bytes_ != 0 && !std::exchange(first_close_seen_, true); }
   bool idle() const;  // nothing collecting that somebody contributed to
+  bool hasMedian() const { return median_ != kNever; }
   // Lag of `rank` behind the median arrival, if both are known.
   std::optional<Duration> lagOf(Rank rank) const;
   const ContributorSet& shown() const { return shown_; }
@@ -109,6 +110,7 @@ class Reduction {
   ContributorSet settledRanks() const;
   void noteArrivalOrder(Time now);
   Time deadlineOf(Rank rank) const;
+  Time deadlineAlone(Rank rank) const;
   double weightOf(const ContributorSet& set) const;
 
   const Members& members_;
@@ -125,6 +127,7 @@ class Reduction {
   std::vector<Time> first_seen_;
   std::vector<Time> last_seen_;
   std::vector<float> weights_;
+  Time begun_{};          // when the newest duty got its first contribution
   Time median_ = kNever;  // when half of the expected members had shown up
   Time last_close_{};
   Time reopened_{};  // when this rank last began to stand in for another

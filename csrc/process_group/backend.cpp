@@ -49,8 +49,10 @@ BackendPapilio::BackendPapilio(c10::intrusive_ptr<c10d::Store> store, int rank, 
       timeout_(sane(timeout)),
       pid_(getpid()) {
   timeout = sane(timeout);
-  process_ = Process::acquire(
-      [&] { return ProcessSettings{settings_.interface, jobSecret(*store), settings_.log_level}; });
+  process_ = Process::acquire(settings_.transport, [&] {
+    return ProcessSettings{settings_.interface, jobSecret(*store), settings_.log_level,
+                           settings_.transport};
+  });
   const auto met = meet(*store, rank, size, process_->engine().localRecord(),
                         process_->nextGroupNumber(), timeout);
   engine::GroupConfig config;

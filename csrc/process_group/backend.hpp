@@ -20,6 +20,7 @@ struct Settings {
   fault::GroupOptions group;
   std::string fingerprint;
   std::string interface;
+  std::string transport = "auto";
   std::string log_level = "warn";
   std::size_t report_history = 256;
 };

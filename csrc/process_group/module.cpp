@@ -20,6 +20,7 @@ void bindSettings(py::module_& m) {
       .def(py::init<>())
       .def_readwrite("fingerprint", &Settings::fingerprint)
       .def_readwrite("interface", &Settings::interface)
+      .def_readwrite("transport", &Settings::transport)
       .def_readwrite("log_level", &Settings::log_level)
       .def_readwrite("report_history", &Settings::report_history)
       .def("set_mode",

@@ -11,6 +11,7 @@
 #include "control/control_plane.hpp"
 #include "core/layout.hpp"
 #include "process_group/network.hpp"
+#include "shm_transport/shm_transport.hpp"
 #include "ucx_transport/ucx_transport.hpp"
 
 namespace papilio::pg {
@@ -35,13 +36,34 @@ std::vector<std::byte> bytesOf(const std::string& text) {
   return {view.begin(), view.end()};
 }
 
+std::unique_ptr<engine::Transport> openTransport(const std::string& lanes,
+                                                 const std::string& address,
+                                                 const std::function<void(const std::string&)>& log,
+                                                 engine::TransportObserver& observer,
+                                                 ProcessId self) {
+  ucx::Config network;
+  network.self = self;
+  network.max_payload = maxChunkBytes(1);
+  network.net_devices = control::interfaceOf(address);
+  network.log = log;
+  auto lane = ucx::makeTransport(std::move(network), observer);
+  if (lanes == "ucx") return lane;
+  shm::Config host;
+  host.self = self;
+  host.host_id = control::hostIdentity();
+  host.only = lanes == "shm";
+  host.log = log;
+  return shm::makeTransport(std::move(host), observer, std::move(lane));
+}
+
 }  // namespace
 
 std::string versions() {
   return "papilio " PAPILIO_VERSION " torch " TORCH_VERSION " ucx " + ucx::version();
 }
 
-Process::Process(const ProcessSettings& settings) : callbacks_(std::make_shared<CallbackThread>()) {
+Process::Process(const ProcessSettings& settings)
+    : transport_(settings.transport), callbacks_(std::make_shared<CallbackThread>()) {
   const auto callbacks = callbacks_;
   const auto threshold = parseLevel(settings.log_level);
   engine::EngineConfig config;
@@ -59,14 +81,9 @@ Process::Process(const ProcessSettings& settings) : callbacks_(std::make_shared<
   const auto log_line = [log = config.log](const std::string& line) {
     log(engine::LogLevel::info, "papilio: " + line);
   };
-  config.lanes.transport = [address, log_line](engine::TransportObserver& observer,
-                                               ProcessId self) {
-    ucx::Config lane;
-    lane.self = self;
-    lane.max_payload = maxChunkBytes(1);
-    lane.net_devices = control::interfaceOf(address);
-    lane.log = log_line;
-    return ucx::makeTransport(std::move(lane), observer);
+  config.lanes.transport = [address, log_line, lanes = settings.transport](
+                               engine::TransportObserver& observer, ProcessId self) {
+    return openTransport(lanes, address, log_line, observer, self);
   };
   config.lanes.control = [address, log_line, secret = settings.secret](
                              engine::ControlObserver& observer, engine::PeerHello self) {
@@ -90,10 +107,16 @@ Process::~Process() {
   callbacks_->stop();
 }
 
-std::shared_ptr<Process> Process::acquire(const std::function<ProcessSettings()>& settings) {
+std::shared_ptr<Process> Process::acquire(const std::string& transport,
+                                          const std::function<ProcessSettings()>& settings) {
   std::lock_guard lock(instance_mutex);
   // After a fork the parent's threads do not exist here: start afresh.
   auto existing = instance_pid == getpid() ? instance.lock() : nullptr;
+  if (existing && existing->transport() != transport) {
+    throw std::invalid_argument("transport='" + transport + "': this process already runs with '" +
+                                existing->transport() +
+                                "', which all its groups share; set PAPILIO_TRANSPORT for all");
+  }
   if (existing) return existing;
   auto fresh = std::make_shared<Process>(settings());
   instance = fresh;

@@ -17,6 +17,7 @@ struct ProcessSettings {
   std::string interface;           // name or address; empty: the one that routes to MASTER_ADDR
   std::string secret;              // job secret for the control handshake
   std::string log_level = "warn";  // debug, info, warn, error, off
+  std::string transport = "auto";  // auto, ucx, shm
 };
 
 class Process {
@@ -26,10 +27,13 @@ class Process {
   Process(const Process&) = delete;
   Process& operator=(const Process&) = delete;
 
-  // The process's instance; started with what `settings` returns if there is none.
-  static std::shared_ptr<Process> acquire(const std::function<ProcessSettings()>& settings);
+  // The process's instance; started with what `settings` returns if there is none. Throws
+  // std::invalid_argument when it runs with another `transport` than the one asked for.
+  static std::shared_ptr<Process> acquire(const std::string& transport,
+                                          const std::function<ProcessSettings()>& settings);
   static std::shared_ptr<Process> current();  // nullptr when no group exists
 
+  const std::string& transport() const { return transport_; }
   engine::Engine& engine() { return *engine_; }
   CallbackThread& callbacks() { return *callbacks_; }
   std::shared_ptr<CallbackThread> sharedCallbacks() { return callbacks_; }
@@ -41,6 +45,7 @@ class Process {
   }
 
  private:
+  std::string transport_;
   std::shared_ptr<CallbackThread> callbacks_;
   std::shared_ptr<engine::Engine> engine_;
 };

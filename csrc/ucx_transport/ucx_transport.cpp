@@ -100,8 +100,9 @@ class UcxTransport final : public engine::Transport {
     const ucs_status_ptr_t request =
         ucp_am_send_nbx(ep, kMessageId, slot.header.data(), kPreamble + header.size(),
                         payload.data(), payload.size(), &param);
-    if (UCS_PTR_IS_PTR(request)) return true;  // onSent will run
     const bool refused = UCS_PTR_IS_ERR(request);
+    if (!refused) sent_ += payload.size();
+    if (UCS_PTR_IS_PTR(request)) return true;  // onSent will run
     freeSlot(slot);
     if (!refused) observer_.onSendDone(token, true);
     return !refused;
@@ -149,6 +150,11 @@ class UcxTransport final : public engine::Transport {
       return "ucx";
     }
     return std::string("ucx ") + entries[0].transport_name + "/" + entries[0].device_name;
+  }
+
+  void addStats(std::map<std::string, double>& out) const override {
+    out["bytes.ucx.sent"] += static_cast<double>(sent_);
+    out["bytes.ucx.received"] += static_cast<double>(received_);
   }
 
   bool shutdown(std::uint32_t limit_ms) override {
@@ -222,6 +228,7 @@ class UcxTransport final : public engine::Transport {
     const PeerId* peer = self.endpoints_.peerOf(ProcessId{process});
     if (peer == nullptr) return UCS_OK;
     const auto* bytes = static_cast<const std::byte*>(header);
+    self.received_ += size;
     self.guarded([&] {
       self.observer_.onMessage(*peer, {bytes + kPreamble, header_size - kPreamble},
                                {static_cast<const std::byte*>(data), size});
@@ -238,6 +245,8 @@ class UcxTransport final : public engine::Transport {
   Clock::time_point drain_until_{};
   std::exception_ptr failed_;
   std::uint64_t pending_ = 0;
+  std::uint64_t sent_ = 0;  // payload bytes
+  std::uint64_t received_ = 0;
   std::deque<Slot> slots_;  // stable addresses: UCX reads headers out of them
   std::vector<Slot*> free_;
   std::vector<std::pair<PeerId, std::string>> refused_;

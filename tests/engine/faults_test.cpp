@@ -44,7 +44,7 @@ TEST(Dead, InTheMiddleOfARoundAndBeforeTheNext) {
   Cluster cluster(4);
   cluster.network.stall(2, 0);  // its data to rank 0 is still on its way when it dies
   auto& round = start(cluster, 400'000, {0, 1, 2, 3});
-  ASSERT_TRUE(eventually([&] { return cluster.stat(1, "bytes.ucx.received") > 0; }));
+  ASSERT_TRUE(eventually([&] { return cluster.stat(1, "bytes.received") > 0; }));
   cluster.network.kill(2);
   for (const std::uint32_t r : {0u, 1u, 3u}) {
     const auto done = get(round.pending[r]);
@@ -84,7 +84,7 @@ TEST(Dead, AStrictCollectiveNamesTheCulprit) {
   for (std::uint32_t r = 0; r < 3; ++r) {
     pending.push_back(strict(*cluster.groups[r], allgatherRequest(3, mine[r], theirs[r])));
   }
-  ASSERT_TRUE(eventually([&] { return cluster.stat(0, "bytes.ucx.received") > 0; }));
+  ASSERT_TRUE(eventually([&] { return cluster.stat(0, "bytes.received") > 0; }));
   cluster.network.kill(2);
   const auto done = get(pending[0]);
   EXPECT_EQ(done.error.kind, fault::ErrorKind::peer_failed);

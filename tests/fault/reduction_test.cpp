@@ -55,9 +55,30 @@ TEST_F(ReductionTest, ClosesWhenEverybodyIsThere) {
   EXPECT_EQ(closed()->contributors, ranks({0, 1, 2}));
 }
 
+// Without a median: those who contributed before may have stopped, who never did may still start
+// up.
+TEST_F(ReductionTest, ALoneMemberDoesNotWaitForever) {
+  members_.at(Rank{2}).ever_contributed = false;
+  arrive(0, 10s);
+  EXPECT_EQ(reduction_->nextDeadline(), Time{10s} + Reduction::kProgressEvery);
+  EXPECT_TRUE(reduction_->expire(Time{10s} + policy_.aloneBudget() - 1ms).empty());
+  EXPECT_EQ(reduction_->expire(Time{10s} + policy_.aloneBudget()), ranks({1}));
+  EXPECT_EQ(reduction_->waitingFor(), ranks({2}));
+  EXPECT_TRUE(reduction_->expire(Time{1000s}).empty());
+}
+
+// What starts the clock is data for a chunk on duty here, not the entry of the local rank: its own
+// chunk may have been reduced elsewhere long before anybody contributes to it here.
+TEST_F(ReductionTest, AloneTheClockStartsWithTheFirstContribution) {
+  reduction_->showed(Time{10s}, Rank{0});
+  reduction_->withdraw(Rank{0});
+  arrive(1, 100s);
+  EXPECT_TRUE(reduction_->expire(Time{100s} + policy_.aloneBudget() - 1ms).empty());
+}
+
 TEST_F(ReductionTest, TheMedianStartsTheClock) {
   arrive(0, 10s);  // one of three: nobody is late yet
-  EXPECT_TRUE(reduction_->expire(Time{100s}).empty());
+  EXPECT_TRUE(reduction_->expire(Time{12s}).empty());
   arrive(1, 100s);
   EXPECT_TRUE(reduction_->expire(Time{100s + 999ms}).empty());
   EXPECT_EQ(reduction_->expire(Time{101s}), ranks({2}));

@@ -1,0 +1,122 @@
+#include "shm_transport/link.hpp"
+
+#include <cstring>
+
+namespace papilio::shm {
+
+Link::Link(PeerId peer, ProcessId self, const Address& address, OwnSegment& own, std::uint32_t slot)
+    : peer_(peer),
+      self_(self),
+      own_(own),
+      slot_(slot),
+      segment_(std::make_unique<PeerSegment>(address.pid, address.segment_fd, address.nonce)),
+      bell_(std::make_unique<PeerBell>(address.pid, address.bell_fd)),
+      ours_(&own.control().slots[slot]) {
+  ours_->published.store(0, std::memory_order_relaxed);
+  ours_->taken.store(0, std::memory_order_relaxed);
+}
+
+bool Link::open() {
+  if (theirs_ != nullptr) return true;
+  if (!segment_ || !broken_.empty()) return false;
+  const auto& control = segment_->control();
+  for (std::uint32_t i = 0; i < kSlots; ++i) {
+    if (control.directory[i].load(std::memory_order_acquire) != self_.value) continue;
+    theirs_ = &control.slots[i];
+    return true;
+  }
+  return false;
+}
+
+void Link::stopReading() {
+  theirs_ = nullptr;
+  segment_.reset();
+}
+
+bool Link::publish(std::span<const std::byte> header, std::span<const std::byte> payload,
+                   SendToken token) {
+  if (published_ - released_ == kRingEntries || header.size() > kMaxEncodedHeader) return false;
+  const std::uint64_t offset = payload.empty() ? 0 : own_.offsetOf(payload);
+  if (offset == 0 && !payload.empty()) return false;
+  Entry& entry = ours_->ring[published_ % kRingEntries];
+  entry.header_bytes = static_cast<std::uint32_t>(header.size());
+  entry.payload_bytes = static_cast<std::uint32_t>(payload.size());
+  entry.payload_offset = offset;
+  std::memcpy(entry.header.data(), header.data(), header.size());
+  pending_[published_ % kRingEntries] = {token, entry.payload_bytes};
+  pending_bytes_ += entry.payload_bytes;
+  ours_->published.store(++published_, std::memory_order_release);
+  wake();
+  return true;
+}
+
+// Pairs with the fence in readyBeforeSleep(): either the peer sees what was just stored, or this
+// sees that it sleeps.
+void Link::wake() {
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  if (!segment_) return;
+  const auto sleep = segment_->control().sleep.load(std::memory_order_relaxed);
+  if (sleep % 2 == 0 || sleep == woken_at_) return;
+  woken_at_ = sleep;
+  bell_->ring();
+}
+
+bool Link::takeDone(SendToken& token) {
+  if (theirs_ == nullptr || released_ == published_) return false;
+  const auto taken = theirs_->taken.load(std::memory_order_acquire);
+  if (taken == released_) return false;
+  if (taken < released_ || taken > published_) {
+    broken_ = "it claims to have taken messages that were not sent";
+    return false;
+  }
+  return takePending(token);
+}
+
+bool Link::takePending(SendToken& token) {
+  if (released_ == published_) return false;
+  const Pending& pending = pending_[released_ % kRingEntries];
+  pending_bytes_ -= pending.bytes;
+  token = pending.token;
+  ++released_;
+  return true;
+}
+
+bool Link::next(Entry& entry, std::span<const std::byte>& payload) {
+  if (theirs_ == nullptr || !broken_.empty()) return false;
+  const auto published = theirs_->published.load(std::memory_order_acquire);
+  if (published == taken_) return false;
+  if (published < taken_ || published - taken_ > kRingEntries) {
+    broken_ = "its ring jumped";
+    return false;
+  }
+  std::memcpy(&entry, &theirs_->ring[taken_ % kRingEntries], sizeof(entry));
+  if (entry.header_bytes > entry.header.size() ||
+      !segment_->payload(entry.payload_offset, entry.payload_bytes, payload)) {
+    broken_ = "a message points outside its segment";
+    return false;
+  }
+  return true;
+}
+
+void Link::taken() { ours_->taken.store(++taken_, std::memory_order_release); }
+
+void Link::settle() {
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  if (theirs_ != nullptr && theirs_->wants_room.load(std::memory_order_relaxed) != 0) wake();
+}
+
+bool Link::readyBeforeSleep() {
+  const bool wants = pending_bytes_ >= kRoomBytes || published_ - released_ >= kRoomMessages;
+  ours_->wants_room.store(wants ? 1 : 0, std::memory_order_relaxed);
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  if (!broken_.empty()) return false;
+  if (theirs_ == nullptr) return segment_ && open();
+  return theirs_->published.load(std::memory_order_acquire) != taken_ ||
+         (released_ != published_ && theirs_->taken.load(std::memory_order_acquire) != released_);
+}
+
+void Link::forgetPages() {
+  if (segment_) segment_->forgetPages();
+}
+
+}  // namespace papilio::shm

@@ -1,0 +1,298 @@
+#include "shm_transport/shm_transport.hpp"
+
+#include <signal.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <deque>
+#include <stdexcept>
+#include <unordered_map>
+#include <utility>
+
+#include "shm_transport/link.hpp"
+
+namespace papilio::shm {
+
+namespace {
+
+constexpr int kBatch = 32;  // messages from one peer before the others are looked at
+// Pages of peers' segments that are mapped here count as resident memory of this process.
+constexpr std::uint64_t kMappedBytes = 24ULL << 20;
+
+// Writing to the bell of a process that has just died raises it.
+void blockSigpipe() {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGPIPE);
+  pthread_sigmask(SIG_BLOCK, &set, nullptr);
+}
+
+// What a process has to have before it can offer the lane; throws std::runtime_error.
+struct Resources {
+  OwnSegment segment;
+  Doorbell bell;
+  int epoll = epoll_create1(EPOLL_CLOEXEC);
+
+  explicit Resources(int other_fd) {
+    for (const int fd : {other_fd, bell.readFd()}) {
+      epoll_event event{EPOLLIN, {}};
+      if (epoll >= 0 && epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) == 0) continue;
+      const std::string why = std::strerror(errno);
+      if (epoll >= 0) close(epoll);
+      throw std::runtime_error("watching the lanes (epoll): " + why);
+    }
+  }
+  ~Resources() { close(epoll); }
+  Resources(const Resources&) = delete;
+  Resources& operator=(const Resources&) = delete;
+};
+
+class ShmTransport final : public engine::Transport {
+ public:
+  ShmTransport(Config config, engine::TransportObserver& observer,
+               std::unique_ptr<Resources> resources, std::unique_ptr<engine::Transport> other)
+      : config_(std::move(config)),
+        observer_(observer),
+        other_(std::move(other)),
+        resources_(std::move(resources)),
+        segment_(resources_->segment) {
+    blockSigpipe();
+    for (std::uint32_t slot = kSlots; slot-- > 0;) free_slots_.push_back(slot);
+  }
+
+  std::vector<std::byte> localAddress() const override {
+    Address own;
+    own.host_id = config_.host_id;
+    own.pid = static_cast<std::uint32_t>(getpid());
+    own.segment_fd = segment_.fd();
+    own.bell_fd = resources_->bell.writeFd();
+    own.nonce = segment_.nonce();
+    return join(own, other_->localAddress());
+  }
+
+  void connect(PeerId peer, ProcessId process, std::span<const std::byte> address) override {
+    const Parts parts = split(address);
+    std::string why = "it has none";
+    if (parts.own && parts.own->host_id != config_.host_id) why = "it is on another host";
+    const bool near = parts.own && parts.own->host_id == config_.host_id;
+    const bool mapped = near && map(peer, process, *parts.own, why);
+    if (!config_.only) {
+      other_->connect(peer, process, parts.other_lane);
+    } else if (!mapped) {
+      errors_.emplace_back(peer, "transport='shm' and no shared memory with it: " + why);
+    }
+  }
+
+  void disconnect(PeerId peer, bool process_is_dead) override {
+    other_->disconnect(peer, process_is_dead);
+    const auto it = links_.find(peer);
+    if (it == links_.end()) return;
+    Link& link = *it->second;
+    // What a dead process had finished publishing is whole, and counts.
+    if (process_is_dead) {
+      while (receive(link) != 0) {
+      }
+    }
+    link.stopReading();
+    if (!process_is_dead) return;  // it may still read what is pending
+    release(link);
+    segment_.control().directory[link.slot()].store(0, std::memory_order_release);
+    free_slots_.push_back(link.slot());
+    std::erase(order_, peer);
+    links_.erase(it);
+  }
+
+  bool send(PeerId peer, std::span<const std::byte> header, std::span<const std::byte> payload,
+            SendToken token) override {
+    const auto it = links_.find(peer);
+    if (it != links_.end() && it->second->open() && it->second->broken().empty()) {
+      if (it->second->publish(header, payload, token)) {
+        sent_ += payload.size();
+        return true;
+      }
+    }
+    if (!config_.only) return other_->send(peer, header, payload, token);
+    const bool staged = payload.empty() || segment_.offsetOf(payload) != 0;
+    if (it == links_.end() || !it->second->broken().empty() || !staged) return false;
+    waiting_.push_back({peer, header, payload, token});
+    return true;
+  }
+
+  std::uint32_t progress() override {
+    wakeUp();
+    std::uint32_t events = 0;
+    for (std::size_t i = 0; i < order_.size(); ++i) {
+      const auto it = links_.find(order_[i]);
+      if (it != links_.end()) events += serve(*it->second);
+    }
+    events += sendWaiting();
+    if (read_since_ > kMappedBytes) forgetPages();
+    std::vector<std::pair<PeerId, std::string>> errors;
+    errors.swap(errors_);
+    for (const auto& [peer, why] : errors) observer_.onPeerError(peer, why);
+    return events + static_cast<std::uint32_t>(errors.size()) + other_->progress();
+  }
+
+  int eventFd() const override { return resources_->epoll; }
+
+  bool arm() override {
+    auto& sleep = segment_.control().sleep;
+    if (sleep_ % 2 == 0) sleep.store(++sleep_, std::memory_order_relaxed);
+    bool ready = !errors_.empty();
+    for (auto& [peer, link] : links_) ready = link->readyBeforeSleep() || ready;
+    if (!ready && other_->arm()) return true;
+    sleep.store(++sleep_, std::memory_order_relaxed);
+    return false;
+  }
+
+  std::string laneName(PeerId peer) const override {
+    const auto it = links_.find(peer);
+    if (it != links_.end() && it->second->reading()) return "shm";
+    return config_.only ? "none" : other_->laneName(peer);
+  }
+
+  engine::Arena* arena() override { return &segment_; }
+
+  void addStats(std::map<std::string, double>& out) const override {
+    out["bytes.shm.sent"] += static_cast<double>(sent_);
+    out["bytes.shm.received"] += static_cast<double>(received_);
+    other_->addStats(out);
+  }
+
+  bool shutdown(std::uint32_t limit_ms) override {
+    // Peers that live on can still read what was published: nothing of it changes any more.
+    segment_.freeze();
+    for (auto& [peer, link] : links_) release(*link);
+    for (const auto& message : std::exchange(waiting_, {})) {
+      observer_.onSendDone(message.token, false);
+    }
+    return other_->shutdown(limit_ms);
+  }
+
+ private:
+  struct Waiting {
+    PeerId peer;
+    std::span<const std::byte> header;
+    std::span<const std::byte> payload;
+    SendToken token;
+  };
+
+  bool map(PeerId peer, ProcessId process, const Address& address, std::string& why) {
+    if (free_slots_.empty()) {
+      why = "all slots of the segment are taken";
+      return false;
+    }
+    const std::uint32_t slot = free_slots_.back();
+    try {
+      auto link = std::make_unique<Link>(peer, config_.self, address, segment_, slot);
+      segment_.control().directory[slot].store(process.value, std::memory_order_release);
+      link->wake();
+      links_[peer] = std::move(link);
+    } catch (const std::runtime_error& error) {
+      why = error.what();
+      if (config_.log) config_.log("no shared memory with a peer of this host: " + why);
+      return false;
+    }
+    free_slots_.pop_back();
+    order_.push_back(peer);
+    return true;
+  }
+
+  void wakeUp() {
+    if (sleep_ % 2 == 0) return;
+    segment_.control().sleep.store(++sleep_, std::memory_order_relaxed);
+    resources_->bell.drain();
+  }
+
+  std::uint32_t serve(Link& link) {
+    if (!link.open()) return 0;
+    std::uint32_t events = 0;
+    for (SendToken token; link.takeDone(token); ++events) observer_.onSendDone(token, true);
+    return events + receive(link);
+  }
+
+  std::uint32_t receive(Link& link) {
+    std::uint32_t events = 0;
+    Entry entry;
+    std::span<const std::byte> payload;
+    while (events < kBatch && link.next(entry, payload)) {
+      observer_.onMessage(link.peer(), {entry.header.data(), entry.header_bytes}, payload);
+      received_ += payload.size();
+      read_since_ += payload.size();
+      link.taken();
+      ++events;
+    }
+    if (events != 0) link.settle();
+    if (!link.broken().empty() && link.reading()) {
+      link.stopReading();
+      errors_.emplace_back(link.peer(), "its shared memory is damaged: " + link.broken());
+    }
+    return events;
+  }
+
+  // Sends that will not be taken any more.
+  void release(Link& link) {
+    for (SendToken token; link.takePending(token);) observer_.onSendDone(token, false);
+  }
+
+  // transport='shm': what was sent before the peer had mapped this process.
+  std::uint32_t sendWaiting() {
+    if (waiting_.empty()) return 0;
+    std::uint32_t events = 0;
+    std::deque<Waiting> waiting;
+    waiting.swap(waiting_);
+    for (const auto& message : waiting) {
+      const auto it = links_.find(message.peer);
+      const bool gone = it == links_.end() || !it->second->broken().empty();
+      if (gone) {
+        observer_.onSendDone(message.token, false);
+      } else if (!it->second->open() ||
+                 !it->second->publish(message.header, message.payload, message.token)) {
+        waiting_.push_back(message);
+        continue;
+      }
+      ++events;
+    }
+    return events;
+  }
+
+  void forgetPages() {
+    for (auto& [peer, link] : links_) link->forgetPages();
+    read_since_ = 0;
+  }
+
+  Config config_;
+  engine::TransportObserver& observer_;
+  std::unique_ptr<engine::Transport> other_;
+  std::unique_ptr<Resources> resources_;
+  OwnSegment& segment_;
+  std::unordered_map<PeerId, std::unique_ptr<Link>> links_;
+  std::vector<PeerId> order_;
+  std::vector<std::uint32_t> free_slots_;
+  std::vector<std::pair<PeerId, std::string>> errors_;
+  std::deque<Waiting> waiting_;
+  std::uint64_t sleep_ = 0;  // as in the segment: odd while this process sleeps
+  std::uint64_t sent_ = 0;
+  std::uint64_t received_ = 0;
+  std::uint64_t read_since_ = 0;  // payload bytes since forgetPages()
+};
+
+}  // namespace
+
+std::unique_ptr<engine::Transport> makeTransport(Config config, engine::TransportObserver& observer,
+                                                 std::unique_ptr<engine::Transport> other) {
+  std::unique_ptr<Resources> resources;
+  try {
+    resources = std::make_unique<Resources>(other->eventFd());
+  } catch (const std::runtime_error& error) {
+    if (config.only) throw;
+    if (config.log) config.log(std::string("no shared memory lane: ") + error.what());
+    return other;
+  }
+  return std::make_unique<ShmTransport>(std::move(config), observer, std::move(resources),
+                                        std::move(other));
+}
+
+}  // namespace papilio::shm
