@@ -130,7 +130,11 @@ void Machine::pumpChanged(Time now) {
 
 void Machine::expireRound(Time now, Seq seq, Round& round) {
   for (auto& [schema, reduction] : round.variants) {
-    const auto late = reduction->expire(now);
+    ContributorSet late = reduction->expire(now);
+    late.forEach([&, mine = schema](Rank rank) {  // it came, with another model: not late
+      const auto vote = round.votes.of(rank);
+      if (vote && *vote != mine) late.erase(rank);
+    });
     if (!late.empty()) judgeLate(now, seq, round, late);
     reduction->reportProgress(now, effects_);
   }

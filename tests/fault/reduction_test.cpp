@@ -70,10 +70,17 @@ TEST_F(ReductionTest, ALoneMemberDoesNotWaitForever) {
 // What starts the clock is data for a chunk on duty here, not the entry of the local rank: its own
 // chunk may have been reduced elsewhere long before anybody contributes to it here.
 TEST_F(ReductionTest, AloneTheClockStartsWithTheFirstContribution) {
-  reduction_->showed(Time{10s}, Rank{0});
-  reduction_->withdraw(Rank{0});
-  arrive(1, 100s);
-  EXPECT_TRUE(reduction_->expire(Time{100s} + policy_.aloneBudget() - 1ms).empty());
+  Members five(5, Rank{0}, options_, 1);
+  for (std::uint32_t r = 0; r < 5; ++r) five.at(Rank{r}).ever_contributed = true;
+  std::uint64_t seq = 1;
+  while (Layout(10, 4, 5, Seq{seq}).owner(kChunk) != Rank{0}) ++seq;
+  Reduction reduction(five, policy_, Seq{seq}, SchemaHash{5}, shape_);
+  reduction.showed(Time{10s}, Rank{0});
+  reduction.withdraw(Rank{0});
+  EXPECT_EQ(reduction.nextDeadline(), kNever);
+  reduction.arrived(Time{100s}, Rank{1}, kChunk, 1);
+  EXPECT_TRUE(reduction.expire(Time{100s} + policy_.aloneBudget() - 1ms).empty());
+  EXPECT_EQ(reduction.expire(Time{100s} + policy_.aloneBudget()), ranks({2, 3, 4}));
 }
 
 TEST_F(ReductionTest, TheMedianStartsTheClock) {
