@@ -21,7 +21,7 @@ bool Link::open() {
   if (!segment_ || !broken_.empty()) return false;
   const auto& control = segment_->control();
   for (std::uint32_t i = 0; i < kSlots; ++i) {
-    if (control.directory[i].load(std::memory_order_acquire) != self_.value) continue;
+    if (control.directory[i].load() != self_.value) continue;
     theirs_ = &control.slots[i];
     return true;
   }
@@ -45,17 +45,16 @@ bool Link::publish(std::span<const std::byte> header, std::span<const std::byte>
   std::memcpy(entry.header.data(), header.data(), header.size());
   pending_[published_ % kRingEntries] = {token, entry.payload_bytes};
   pending_bytes_ += entry.payload_bytes;
-  ours_->published.store(++published_, std::memory_order_release);
+  ours_->published.store(++published_);
   wake();
   return true;
 }
 
-// Pairs with the fence in readyBeforeSleep(): either the peer sees what was just stored, or this
-// sees that it sleeps.
+// What a sleeper waits for, its `sleep` and its `wants_room` are stored and loaded sequentially
+// consistent: either the peer sees what was just stored, or this sees that it sleeps.
 void Link::wake() {
-  std::atomic_thread_fence(std::memory_order_seq_cst);
   if (!segment_) return;
-  const auto sleep = segment_->control().sleep.load(std::memory_order_relaxed);
+  const auto sleep = segment_->control().sleep.load();
   if (sleep % 2 == 0 || sleep == woken_at_) return;
   woken_at_ = sleep;
   bell_->ring();
@@ -98,21 +97,19 @@ bool Link::next(Entry& entry, std::span<const std::byte>& payload) {
   return true;
 }
 
-void Link::taken() { ours_->taken.store(++taken_, std::memory_order_release); }
+void Link::taken() { ours_->taken.store(++taken_); }
 
 void Link::settle() {
-  std::atomic_thread_fence(std::memory_order_seq_cst);
-  if (theirs_ != nullptr && theirs_->wants_room.load(std::memory_order_relaxed) != 0) wake();
+  if (theirs_ != nullptr && theirs_->wants_room.load() != 0) wake();
 }
 
 bool Link::readyBeforeSleep() {
   const bool wants = pending_bytes_ >= kRoomBytes || published_ - released_ >= kRoomMessages;
-  ours_->wants_room.store(wants ? 1 : 0, std::memory_order_relaxed);
-  std::atomic_thread_fence(std::memory_order_seq_cst);
+  ours_->wants_room.store(wants ? 1 : 0);
   if (!broken_.empty()) return false;
   if (theirs_ == nullptr) return segment_ && open();
-  return theirs_->published.load(std::memory_order_acquire) != taken_ ||
-         (released_ != published_ && theirs_->taken.load(std::memory_order_acquire) != released_);
+  return theirs_->published.load() != taken_ ||
+         (released_ != published_ && theirs_->taken.load() != released_);
 }
 
 void Link::forgetPages() {

@@ -98,7 +98,7 @@ class ShmTransport final : public engine::Transport {
     link.stopReading();
     if (!process_is_dead) return;  // it may still read what is pending
     release(link);
-    segment_.control().directory[link.slot()].store(0, std::memory_order_release);
+    segment_.control().directory[link.slot()].store(0);
     free_slots_.push_back(link.slot());
     std::erase(order_, peer);
     links_.erase(it);
@@ -139,11 +139,11 @@ class ShmTransport final : public engine::Transport {
 
   bool arm() override {
     auto& sleep = segment_.control().sleep;
-    if (sleep_ % 2 == 0) sleep.store(++sleep_, std::memory_order_relaxed);
+    if (sleep_ % 2 == 0) sleep.store(++sleep_);
     bool ready = !errors_.empty();
     for (auto& [peer, link] : links_) ready = link->readyBeforeSleep() || ready;
     if (!ready && other_->arm()) return true;
-    sleep.store(++sleep_, std::memory_order_relaxed);
+    sleep.store(++sleep_);
     return false;
   }
 
@@ -187,7 +187,7 @@ class ShmTransport final : public engine::Transport {
     const std::uint32_t slot = free_slots_.back();
     try {
       auto link = std::make_unique<Link>(peer, config_.self, address, segment_, slot);
-      segment_.control().directory[slot].store(process.value, std::memory_order_release);
+      segment_.control().directory[slot].store(process.value);
       link->wake();
       links_[peer] = std::move(link);
     } catch (const std::runtime_error& error) {
@@ -202,13 +202,14 @@ class ShmTransport final : public engine::Transport {
 
   void wakeUp() {
     if (sleep_ % 2 == 0) return;
-    segment_.control().sleep.store(++sleep_, std::memory_order_relaxed);
+    segment_.control().sleep.store(++sleep_);
     resources_->bell.drain();
   }
 
   std::uint32_t serve(Link& link) {
+    const bool known = link.reading();
     if (!link.open()) return 0;
-    std::uint32_t events = 0;
+    std::uint32_t events = known ? 0 : 1;
     for (SendToken token; link.takeDone(token); ++events) observer_.onSendDone(token, true);
     return events + receive(link);
   }
