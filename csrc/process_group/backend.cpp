@@ -193,13 +193,17 @@ bool BackendPapilio::tolerant(const RoundShape& shape) const {
   const bool possible =
       isFloating(shape.dtype) &&
       (shape.op == ReduceOp::sum || shape.op == ReduceOp::avg || shape.op == ReduceOp::premul_sum);
-  if (!possible || shape.numel == 0) return false;
+  if (!possible || shape.numel == 0 || !bounded()) return false;
+  return modeOverride() == ModeOverride::tolerant || shape.numel >= kLeastTolerant;
+}
+
+bool BackendPapilio::bounded() const {
   switch (modeOverride()) {
     case ModeOverride::strict: return false;
     case ModeOverride::tolerant: return true;
     case ModeOverride::none: break;
   }
-  return settings_.group.mode == fault::Mode::bounded && shape.numel >= kLeastTolerant;
+  return settings_.group.mode == fault::Mode::bounded;
 }
 
 namespace {
@@ -255,8 +259,10 @@ BackendPapilio::WorkPtr BackendPapilio::broadcast(Tensors& tensors,
   requireUsable(tensor, "broadcast");
   RoundShape shape = shapeFor(OpKind::broadcast, tensor);
   shape.root = static_cast<std::uint32_t>(requireRoot(opts.rootRank, size_, "broadcast"));
+  const bool outlives_root = bounded();
   return submit(Issue{"broadcast", c10d::OpType::BROADCAST, opts.timeout, tensors, tensors},
-                strictBroadcast(ring(), shape, bufferOf(tensor)));
+                outlives_root ? tolerantBroadcast(ring(), shape, bufferOf(tensor))
+                              : strictBroadcast(ring(), shape, bufferOf(tensor)));
 }
 
 BackendPapilio::WorkPtr BackendPapilio::allgather(std::vector<Tensors>& outputs, Tensors& inputs,

@@ -92,6 +92,7 @@ class BackendPapilio final : public c10d::Backend {
   void forgetParent();
   void requireOwnProcess(const char* what) const;
   std::chrono::milliseconds effective(std::chrono::milliseconds timeout) const;
+  bool bounded() const;  // the mode of this call
   bool tolerant(const RoundShape& shape) const;
   RoundShape shapeFor(OpKind kind, const at::Tensor& tensor) const;
   Ring ring() const {

@@ -47,11 +47,10 @@ std::unique_ptr<engine::Transport> openTransport(const std::string& lanes,
   network.net_devices = control::interfaceOf(address);
   network.log = log;
   auto lane = ucx::makeTransport(std::move(network), observer);
-  if (lanes == "ucx") return lane;
   shm::Config host;
   host.self = self;
   host.host_id = control::hostIdentity();
-  host.only = lanes == "shm";
+  host.use = lanes == "ucx" ? shm::Use::never : lanes == "shm" ? shm::Use::only : shm::Use::near;
   host.log = log;
   return shm::makeTransport(std::move(host), observer, std::move(lane));
 }

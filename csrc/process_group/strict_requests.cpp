@@ -117,6 +117,28 @@ StrictRequest strictBroadcast(Ring ring, const RoundShape& shape, Buffer tensor)
   return out;
 }
 
+StrictRequest tolerantBroadcast(Ring ring, const RoundShape& shape, Buffer tensor) {
+  StrictRequest out = requestFor(shape, tensor.bytes);
+  out.shape.strict = false;
+  const bool root = ring.rank == shape.root;
+  auto received = makeScratch(root ? 0 : tensor.bytes);
+  std::byte* into = root ? nullptr : received->data();
+  const std::uint64_t expected = root ? 0 : tensor.bytes;
+  const std::byte* from = root ? tensor.data : received->data();
+  StrictPhase handed_on;
+  StrictPhase own;
+  for (std::uint32_t r = 0; r < ring.size; ++r) {
+    handed_on.pieces.push_back({from, tensor.bytes, into, expected});
+    own.pieces.push_back({tensor.data, tensor.bytes, into, expected});
+  }
+  handed_on.then = [=](const ContributorSet&) {
+    copyBytes(tensor.data, received->data(), expected);
+  };
+  out.phases.push_back(std::move(handed_on));
+  out.phases.push_back(std::move(own));
+  return out;
+}
+
 StrictRequest strictAllgather(Ring ring, const RoundShape& shape, Buffer input,
                               const std::vector<Buffer>& outputs) {
   StrictRequest out = requestFor(shape, input.bytes);

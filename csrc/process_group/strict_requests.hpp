@@ -29,6 +29,9 @@ inline constexpr std::uint64_t kDirectBytes = 256 * 1024;
 
 // One step; the root sends (n-1) S.
 engine::StrictRequest strictBroadcast(Ring ring, const RoundShape& shape, Buffer tensor);
+// The same, and a message from everybody to everybody that the data is there; goes on without the
+// root (fault/tolerant_broadcast.hpp), then with more steps.
+engine::StrictRequest tolerantBroadcast(Ring ring, const RoundShape& shape, Buffer tensor);
 // One step, (n-1) S sent. `outputs` by rank.
 engine::StrictRequest strictAllgather(Ring ring, const RoundShape& shape, Buffer input,
                                       const std::vector<Buffer>& outputs);

@@ -8,15 +8,17 @@ namespace {
 constexpr std::size_t kLongestHost = 256;
 }
 
-std::vector<std::byte> join(const Address& own, std::span<const std::byte> other_lane) {
+std::vector<std::byte> join(const std::optional<Address>& own,
+                            std::span<const std::byte> other_lane) {
   ByteWriter writer;
   writer.write(static_cast<std::uint32_t>(other_lane.size()));
   for (const auto byte : other_lane) writer.write(byte);
-  writer.writeText(own.host_id, kLongestHost);
-  writer.write(own.pid);
-  writer.write(own.segment_fd);
-  writer.write(own.bell_fd);
-  for (const auto word : own.nonce) writer.write(word);
+  if (!own) return writer.take();
+  writer.writeText(own->host_id, kLongestHost);
+  writer.write(own->pid);
+  writer.write(own->segment_fd);
+  writer.write(own->bell_fd);
+  for (const auto word : own->nonce) writer.write(word);
   return writer.take();
 }
 

@@ -21,7 +21,9 @@ struct Address {
   Nonce nonce{};
 };
 
-std::vector<std::byte> join(const Address& own, std::span<const std::byte> other_lane);
+// Without `own` the process has no segment.
+std::vector<std::byte> join(const std::optional<Address>& own,
+                            std::span<const std::byte> other_lane);
 
 struct Parts {
   std::optional<Address> own;

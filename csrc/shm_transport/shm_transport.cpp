@@ -56,19 +56,19 @@ class ShmTransport final : public engine::Transport {
       : config_(std::move(config)),
         observer_(observer),
         other_(std::move(other)),
-        resources_(std::move(resources)),
-        segment_(resources_->segment) {
-    blockSigpipe();
+        resources_(std::move(resources)) {
+    if (resources_) blockSigpipe();
     for (std::uint32_t slot = kSlots; slot-- > 0;) free_slots_.push_back(slot);
   }
 
   std::vector<std::byte> localAddress() const override {
+    if (!resources_) return join(std::nullopt, other_->localAddress());
     Address own;
     own.host_id = config_.host_id;
     own.pid = static_cast<std::uint32_t>(getpid());
-    own.segment_fd = segment_.fd();
+    own.segment_fd = segment().fd();
     own.bell_fd = resources_->bell.writeFd();
-    own.nonce = segment_.nonce();
+    own.nonce = segment().nonce();
     return join(own, other_->localAddress());
   }
 
@@ -76,9 +76,9 @@ class ShmTransport final : public engine::Transport {
     const Parts parts = split(address);
     std::string why = "it has none";
     if (parts.own && parts.own->host_id != config_.host_id) why = "it is on another host";
-    const bool near = parts.own && parts.own->host_id == config_.host_id;
+    const bool near = resources_ && parts.own && parts.own->host_id == config_.host_id;
     const bool mapped = near && map(peer, process, *parts.own, why);
-    if (!config_.only) {
+    if (!only()) {
       other_->connect(peer, process, parts.other_lane);
     } else if (!mapped) {
       errors_.emplace_back(peer, "transport='shm' and no shared memory with it: " + why);
@@ -98,7 +98,7 @@ class ShmTransport final : public engine::Transport {
     link.stopReading();
     if (!process_is_dead) return;  // it may still read what is pending
     release(link);
-    segment_.control().directory[link.slot()].store(0);
+    segment().control().directory[link.slot()].store(0);
     free_slots_.push_back(link.slot());
     std::erase(order_, peer);
     links_.erase(it);
@@ -113,8 +113,8 @@ class ShmTransport final : public engine::Transport {
         return true;
       }
     }
-    if (!config_.only) return other_->send(peer, header, payload, token);
-    const bool staged = payload.empty() || segment_.offsetOf(payload) != 0;
+    if (!only()) return other_->send(peer, header, payload, token);
+    const bool staged = payload.empty() || segment().offsetOf(payload) != 0;
     if (it == links_.end() || !it->second->broken().empty() || !staged) return false;
     waiting_.push_back({peer, header, payload, token});
     return true;
@@ -135,10 +135,11 @@ class ShmTransport final : public engine::Transport {
     return events + static_cast<std::uint32_t>(errors.size()) + other_->progress();
   }
 
-  int eventFd() const override { return resources_->epoll; }
+  int eventFd() const override { return resources_ ? resources_->epoll : other_->eventFd(); }
 
   bool arm() override {
-    auto& sleep = segment_.control().sleep;
+    if (!resources_) return other_->arm();
+    auto& sleep = segment().control().sleep;
     if (sleep_ % 2 == 0) sleep.store(++sleep_);
     bool ready = !errors_.empty();
     for (auto& [peer, link] : links_) ready = link->readyBeforeSleep() || ready;
@@ -150,10 +151,10 @@ class ShmTransport final : public engine::Transport {
   std::string laneName(PeerId peer) const override {
     const auto it = links_.find(peer);
     if (it != links_.end() && it->second->reading()) return "shm";
-    return config_.only ? "none" : other_->laneName(peer);
+    return only() ? "none" : other_->laneName(peer);
   }
 
-  engine::Arena* arena() override { return &segment_; }
+  engine::Arena* arena() override { return resources_ ? &segment() : nullptr; }
 
   void addStats(std::map<std::string, double>& out) const override {
     out["bytes.shm.sent"] += static_cast<double>(sent_);
@@ -163,7 +164,7 @@ class ShmTransport final : public engine::Transport {
 
   bool shutdown(std::uint32_t limit_ms) override {
     // Peers that live on can still read what was published: nothing of it changes any more.
-    segment_.freeze();
+    if (resources_) segment().freeze();
     for (auto& [peer, link] : links_) release(*link);
     for (const auto& message : std::exchange(waiting_, {})) {
       observer_.onSendDone(message.token, false);
@@ -179,6 +180,10 @@ class ShmTransport final : public engine::Transport {
     SendToken token;
   };
 
+  bool only() const { return config_.use == Use::only; }
+  OwnSegment& segment() { return resources_->segment; }
+  const OwnSegment& segment() const { return resources_->segment; }
+
   bool map(PeerId peer, ProcessId process, const Address& address, std::string& why) {
     if (free_slots_.empty()) {
       why = "all slots of the segment are taken";
@@ -186,8 +191,8 @@ class ShmTransport final : public engine::Transport {
     }
     const std::uint32_t slot = free_slots_.back();
     try {
-      auto link = std::make_unique<Link>(peer, config_.self, address, segment_, slot);
-      segment_.control().directory[slot].store(process.value);
+      auto link = std::make_unique<Link>(peer, config_.self, address, segment(), slot);
+      segment().control().directory[slot].store(process.value);
       link->wake();
       links_[peer] = std::move(link);
     } catch (const std::runtime_error& error) {
@@ -202,7 +207,7 @@ class ShmTransport final : public engine::Transport {
 
   void wakeUp() {
     if (sleep_ % 2 == 0) return;
-    segment_.control().sleep.store(++sleep_);
+    segment().control().sleep.store(++sleep_);
     resources_->bell.drain();
   }
 
@@ -267,8 +272,7 @@ class ShmTransport final : public engine::Transport {
   Config config_;
   engine::TransportObserver& observer_;
   std::unique_ptr<engine::Transport> other_;
-  std::unique_ptr<Resources> resources_;
-  OwnSegment& segment_;
+  std::unique_ptr<Resources> resources_;  // none: only the other lane
   std::unordered_map<PeerId, std::unique_ptr<Link>> links_;
   std::vector<PeerId> order_;
   std::vector<std::uint32_t> free_slots_;
@@ -286,11 +290,10 @@ std::unique_ptr<engine::Transport> makeTransport(Config config, engine::Transpor
                                                  std::unique_ptr<engine::Transport> other) {
   std::unique_ptr<Resources> resources;
   try {
-    resources = std::make_unique<Resources>(other->eventFd());
+    if (config.use != Use::never) resources = std::make_unique<Resources>(other->eventFd());
   } catch (const std::runtime_error& error) {
-    if (config.only) throw;
+    if (config.use == Use::only) throw;
     if (config.log) config.log(std::string("no shared memory lane: ") + error.what());
-    return other;
   }
   return std::make_unique<ShmTransport>(std::move(config), observer, std::move(resources),
                                         std::move(other));

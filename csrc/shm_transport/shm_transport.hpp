@@ -15,16 +15,22 @@
 
 namespace papilio::shm {
 
+enum class Use : std::uint8_t {
+  never,  // only the other lane
+  near,   // with peers of the same host, where it works
+  only,   // peers that can not be reached through shared memory are not reached
+};
+
 struct Config {
   ProcessId self;
   std::string host_id;  // equal for processes that share a kernel and a pid namespace
-  bool only = false;    // peers that can not be reached through shared memory are not reached
+  Use use = Use::near;
   std::function<void(const std::string&)> log;
 };
 
 // Puts shared memory in front of `other`. All calls, the destructor included, belong to one thread,
-// which gets SIGPIPE blocked. When this process can have no segment, `other` comes back as it is,
-// or std::runtime_error says what failed (`only`).
+// which gets SIGPIPE blocked. When this process can have no segment, only `other` is used, or
+// std::runtime_error says what failed (Use::only).
 std::unique_ptr<engine::Transport> makeTransport(Config config, engine::TransportObserver& observer,
                                                  std::unique_ptr<engine::Transport> other);
 

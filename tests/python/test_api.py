@@ -76,7 +76,7 @@ def test_peers(ranks):
             if peer["rank"] == rank:
                 assert (peer["state"], peer["lane"]) == ("self", "self")
             else:
-                assert peer["state"] == "live" and peer["lane"] not in ("", "none"), peer
+                assert peer["state"] == "live" and peer["lane"] == "shm", peer
                 assert peer["address"].startswith("127.0.0.1:"), peer
                 assert peer["goodput"] > 0 and 0 <= peer["last_seen"] < 30, peer
 
@@ -124,7 +124,7 @@ def test_stats_and_prometheus(ranks):
     ranks.run("for _ in range(5):\n    dist.all_reduce(torch.ones(100000))")
     after = ranks[0].run("result = papilio.stats()")
     assert after["rounds"]["complete"] == before["rounds"]["complete"] + 5
-    sent = after["bytes"]["ucx"]["sent"] - before["bytes"]["ucx"]["sent"]
+    sent = after["bytes"]["shm"]["sent"] - before["bytes"]["shm"]["sent"]
     assert sent >= 5 * 400000 * 4 // 3, sent
     for name in ("rejected", "queue", "staging"):
         assert after[name], name

@@ -7,6 +7,8 @@ import threading
 import pytest
 from cluster import SOAK, Cluster, wait_until
 
+pytestmark = pytest.mark.usefixtures("lane")
+
 PATIENCE = 2.0
 NUMEL = 1 << 20  # 4 MiB
 SLACK = 1.0  # seconds beyond patience that a hit round may take

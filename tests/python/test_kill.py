@@ -8,6 +8,8 @@ import time
 import pytest
 from cluster import SOAK, Cluster, RankDied
 
+pytestmark = pytest.mark.usefixtures("lane")
+
 NUMEL = 16 * 1024 * 1024  # 64 MiB of float32
 LIMIT = 1.0  # seconds from the kill, or from the call when the rank was dead before
 REPEAT = 50 if SOAK else 1

@@ -3,6 +3,8 @@
 import pytest
 from cluster import Cluster
 
+pytestmark = pytest.mark.usefixtures("lane")
+
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("kind", ["numel", "dtype"])

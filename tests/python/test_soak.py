@@ -6,6 +6,8 @@ import random
 import pytest
 from cluster import SOAK, Cluster
 
+pytestmark = pytest.mark.usefixtures("lane")
+
 MIB = 1 << 20
 ROUNDS = 10_000 if SOAK else 1_000
 LARGEST = 4 * MIB  # elements of float32: 16 MiB

@@ -41,13 +41,13 @@ bool OtherLane::send(PeerId peer, std::span<const std::byte>, std::span<const st
   return true;
 }
 
-Lane::Lane(std::uint64_t id, bool only, std::string host) : process(id) {
+Lane::Lane(std::uint64_t id, Use use, std::string host) : process(id) {
   auto behind = std::make_unique<OtherLane>(seen);
   other = behind.get();
   Config config;
   config.self = process;
   config.host_id = std::move(host);
-  config.only = only;
+  config.use = use;
   config.log = [this](const std::string& line) { log.push_back(line); };
   transport = makeTransport(std::move(config), seen, std::move(behind));
 }
@@ -56,7 +56,8 @@ bool Lane::send(std::uint32_t peer, const Bytes& header, const Bytes& payload, S
   collect();
   Staged staged{header, nullptr, static_cast<std::uint32_t>(payload.size())};
   if (!payload.empty()) {
-    staged.data = transport->arena()->take(staged.bytes);
+    if (auto* arena = transport->arena()) staged.data = arena->take(staged.bytes);
+    if (staged.data == nullptr) staged.data = heap_.emplace_back(payload.size()).data();
     std::memcpy(staged.data, payload.data(), payload.size());
   }
   Staged& kept = staged_[token] = std::move(staged);
@@ -73,8 +74,8 @@ void Lane::collect() {
       ++it;
       continue;
     }
-    if (it->second.data != nullptr) {
-      std::memset(it->second.data, 0xee, it->second.bytes);
+    if (it->second.data != nullptr) std::memset(it->second.data, 0xee, it->second.bytes);
+    if (it->second.data != nullptr && transport->arena() != nullptr) {
       transport->arena()->giveBack(it->second.data, it->second.bytes);
     }
     it = staged_.erase(it);

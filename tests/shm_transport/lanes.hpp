@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <chrono>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -67,7 +68,7 @@ class OtherLane final : public engine::Transport {
 };
 
 struct Lane {
-  explicit Lane(std::uint64_t id, bool only = false, std::string host = "here");
+  explicit Lane(std::uint64_t id, Use use = Use::near, std::string host = "here");
 
   ProcessId process;
   Recorder seen;
@@ -90,6 +91,7 @@ struct Lane {
   };
   void collect();
   std::map<SendToken, Staged> staged_;
+  std::deque<Bytes> heap_;
 };
 
 // Progresses the lanes, sleeping on their descriptors, until `done`; false after `limit`.

@@ -101,7 +101,7 @@ TEST(ShmTransport, ManyMessagesAmongFour) {
 }
 
 TEST(ShmTransport, TheOtherLaneServesWhatCanNotBeReached) {
-  Lane a(1), far(2, false, "elsewhere");
+  Lane a(1), far(2, Use::near, "elsewhere");
   a.connect(0, far);
   EXPECT_EQ(a.other->connected[PeerId{0}], Bytes(10, std::byte{7})) << "its own address";
   EXPECT_EQ(a.transport->laneName(PeerId{0}), "other");
@@ -119,8 +119,21 @@ TEST(ShmTransport, TheOtherLaneServesWhatCanNotBeReached) {
   EXPECT_EQ(a.other->sent, 3u);
 }
 
+TEST(ShmTransport, WithAProcessThatHasNoSegmentTheOtherLaneIsUsed) {
+  Lane with(1), without(2, Use::never);
+  with.connect(0, without);
+  without.connect(0, with);
+  EXPECT_EQ(with.other->connected[PeerId{0}], Bytes(10, std::byte{7}));
+  EXPECT_EQ(without.other->connected[PeerId{0}], Bytes(10, std::byte{7}));
+  EXPECT_EQ(without.transport->eventFd(), without.other->eventFd());
+  EXPECT_TRUE(with.send(0, Bytes(64), Bytes(100), 1));
+  EXPECT_TRUE(without.send(0, Bytes(64), Bytes(100), 1));
+  EXPECT_EQ(with.other->sent, 1u);
+  EXPECT_EQ(without.other->sent, 1u);
+}
+
 TEST(ShmTransport, SharedMemoryOnlySendsWhatWaitedAndNamesWhoCanNotBeReached) {
-  Lane a(1, true), b(2, true), far(3, true, "elsewhere");
+  Lane a(1, Use::only), b(2, Use::only), far(3, Use::only, "elsewhere");
   a.connect(0, b);
   EXPECT_TRUE(a.send(0, Bytes(64), pattern(1000, 5), 1));
   b.connect(0, a);
