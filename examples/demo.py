@@ -23,6 +23,12 @@ def parse(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--steps", type=int, default=300, help="training steps of each run")
     parser.add_argument("--patience", type=float, default=5.0, help="PAPILIO_PATIENCE, seconds")
+    parser.add_argument(
+        "--transport",
+        choices=("ucx", "shm", "auto"),
+        default="ucx",
+        help="PAPILIO_TRANSPORT; the default is the lane that also works between hosts",
+    )
     parser.add_argument("--freeze", type=float, default=4.0, help="seconds that rank 1 is stopped")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "build" / "demo")
     options = parser.parse_args(arguments)
@@ -44,10 +50,14 @@ def progress(start: float):
 def run(options, say):
     """Both jobs: (faulty, fault-free) as histories."""
     say(f"fault-free run, 4 ranks, {options.steps} steps")
-    calm = Job(options.out / "fault-free", options.steps, options.patience, [], say).run()
+    settings = {
+        "PAPILIO_PATIENCE": f"{options.patience:g}",
+        "PAPILIO_TRANSPORT": options.transport,
+    }
+    calm = Job(options.out / "fault-free", options.steps, settings, [], say).run()
     say("the same with faults")
     faults = plan(options.steps, options.freeze)
-    hurt = Job(options.out / "faults", options.steps, options.patience, faults, say).run()
+    hurt = Job(options.out / "faults", options.steps, settings, faults, say).run()
     return load(hurt), load(calm)
 
 
@@ -55,7 +65,8 @@ def show(options, history, reference, results) -> None:
     witness, frozen = checks.UNTOUCHED, checks.FROZEN
     print(
         f"\nDDP training of a byte-level GPT on the Python standard library's sources, 4 ranks, "
-        f"{options.steps} steps,\nPAPILIO_PATIENCE={options.patience:g} s (default 5 s).\n"
+        f"{options.steps} steps,\nPAPILIO_TRANSPORT={options.transport} (default auto), "
+        f"PAPILIO_PATIENCE={options.patience:g} s (default 5 s).\n"
     )
     print(timeline.text(history, frozen, witness))
     print(f"\nPhases, as rank {witness} saw them\n{summary.phase_table(history, witness)}")

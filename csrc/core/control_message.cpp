@@ -20,6 +20,7 @@ enum class Tag : std::uint8_t {
   settled,
   suspect,
   reinstate,
+  handover,
 };
 
 void put(ByteWriter& w, Rank rank) { w.write(rank.value); }
@@ -84,6 +85,11 @@ void write(ByteWriter& w, const msg::Suspect& m) {
   put(w, m.seq);
 }
 void write(ByteWriter& w, const msg::Reinstate& m) { put(w, m.seq); }
+void write(ByteWriter& w, const msg::Handover& m) {
+  put(w, m.seq);
+  w.write(static_cast<std::uint8_t>(m.holding));
+  put(w, m.ranks);
+}
 
 Rank getRank(ByteReader& r) { return Rank{r.read<std::uint32_t>()}; }
 Seq getSeq(ByteReader& r) { return Seq{r.read<std::uint64_t>()}; }
@@ -177,6 +183,16 @@ Body readSuspect(ByteReader& r) {
   if (m.target.value >= kMaxRanks) return std::nullopt;
   return m;
 }
+Body readHandover(ByteReader& r) {
+  msg::Handover m;
+  m.seq = getSeq(r);
+  const auto holding = r.read<std::uint8_t>();
+  m.ranks = getSet(r);
+  if (holding < 1 || holding > kHoldingLast) return std::nullopt;
+  m.holding = static_cast<Holding>(holding);
+  if (m.holding == Holding::has && m.ranks.count() != 1) return std::nullopt;
+  return m;
+}
 
 Body readBody(Tag tag, ByteReader& r) {
   switch (tag) {
@@ -192,6 +208,7 @@ Body readBody(Tag tag, ByteReader& r) {
     case Tag::settled: return readSettled(r);
     case Tag::suspect: return readSuspect(r);
     case Tag::reinstate: return msg::Reinstate{getSeq(r)};
+    case Tag::handover: return readHandover(r);
   }
   return std::nullopt;
 }
@@ -266,6 +283,10 @@ struct Describe {
     return "SUSPECT rank " + std::to_string(m.target.value) + " from" + text(m.seq);
   }
   std::string operator()(const msg::Reinstate& m) const { return "REINSTATE from" + text(m.seq); }
+  std::string operator()(const msg::Handover& m) const {
+    static constexpr const char* kHoldings[] = {"?", "HAS", "LACKS", "WANTS"};
+    return kHoldings[static_cast<std::uint8_t>(m.holding)] + text(m.seq) + text(m.ranks);
+  }
 };
 
 }  // namespace

@@ -32,6 +32,14 @@ enum class NackCode : std::uint8_t {
 };
 inline constexpr std::uint8_t kNackCodeLast = 5;
 
+// Where a tolerant broadcast stands at the sender.
+enum class Holding : std::uint8_t {
+  has = 1,  // the whole tensor is here; `ranks` is the one rank whose it is
+  lacks,    // it is not, and nothing of it is taken from `ranks` any more
+  wants,    // send it to me
+};
+inline constexpr std::uint8_t kHoldingLast = 3;
+
 namespace msg {
 
 // The group exists here; sent to every member once, and again after a reconnect.
@@ -98,12 +106,17 @@ struct Suspect {
 struct Reinstate {
   Seq seq;
 };
+struct Handover {
+  Seq seq;
+  Holding holding = Holding::has;
+  ContributorSet ranks;
+};
 
 }  // namespace msg
 
-using ControlBody =
-    std::variant<msg::Join, msg::Leave, msg::Enter, msg::StrictFailed, msg::Nack, msg::Verdict,
-                 msg::Progress, msg::Fetch, msg::None, msg::Settled, msg::Suspect, msg::Reinstate>;
+using ControlBody = std::variant<msg::Join, msg::Leave, msg::Enter, msg::StrictFailed, msg::Nack,
+                                 msg::Verdict, msg::Progress, msg::Fetch, msg::None, msg::Settled,
+                                 msg::Suspect, msg::Reinstate, msg::Handover>;
 
 struct ControlMessage {
   GroupId group;

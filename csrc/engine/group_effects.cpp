@@ -226,6 +226,7 @@ void GroupRuntime::perform(const effect::Notify& e) {
     case EventKind::readmitted:
       host_.log(LogLevel::warn, prefix(event.seq) + peer + " readmitted (" + event.detail + ")");
       break;
+    case EventKind::view: host_.log(LogLevel::warn, prefix(event.seq) + peer + " " + why); break;
     case EventKind::fallback: host_.log(LogLevel::info, prefix(event.seq) + event.detail); break;
     default:
       host_.log(LogLevel::info,

@@ -107,7 +107,7 @@ void Machine::enterStrict(Time now, Seq seq, StrictSpec spec, Duration timeout) 
   const SchemaHash schema = schemaOf(shape, config_.group, config_.view);
   round.my_schema = schema;
   const Time deadline = timeout >= kNever - now ? kNever : now + timeout;
-  round.strict = std::make_unique<StrictRound>(members_, seq, schema, std::move(spec), deadline);
+  round.strict = makeStrict(seq, schema, std::move(spec), deadline);
   if (!quorumHolds()) {
     round.strict->fail(quorumError(), effects_);
   } else {
@@ -118,8 +118,8 @@ void Machine::enterStrict(Time now, Seq seq, StrictSpec spec, Duration timeout) 
         round.strict->peerEntered(rank, effects_);
       }
     }
-    if (round.early_failure) {
-      round.strict->peerFailedIt(round.early_failure_from, *round.early_failure, effects_);
+    for (const auto& [rank, failure] : round.early_failures) {
+      round.strict->peerFailedIt(rank, failure, effects_);
     }
     strictMismatch(now, seq, round);
   }

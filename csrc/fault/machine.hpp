@@ -27,6 +27,7 @@
 #include "fault/reduction.hpp"
 #include "fault/schema_votes.hpp"
 #include "fault/strict_round.hpp"
+#include "fault/tolerant_broadcast.hpp"
 
 namespace papilio::fault {
 
@@ -118,8 +119,7 @@ class Machine {
     ContributorSet nacked;  // told once that their schema differs
     std::map<Rank, RoundShape> early_enters;
     std::vector<msg::Verdict> early_verdicts;
-    std::optional<msg::StrictFailed> early_failure;
-    Rank early_failure_from;
+    std::map<Rank, msg::StrictFailed> early_failures;
     std::optional<SchemaHash> my_schema;
     bool finished = false;  // the local rank is through
     bool given_up = false;  // its results went before the round did: nothing is reduced again
@@ -185,9 +185,13 @@ class Machine {
   void on(Time now, Rank from, const msg::Settled& settled);
   void on(Time now, Rank from, const msg::Suspect& suspect);
   void on(Time now, Rank from, const msg::Reinstate& reinstate);
+  void on(Time now, Rank from, const msg::Handover& handover);
   void on(Time now, Rank from, const msg::Leave& leave);
   void on(Time now, Rank from, const msg::Join& join);
   void announceSettled(Rank gone);
+  std::unique_ptr<StrictRound> makeStrict(Seq seq, SchemaHash schema, StrictSpec spec,
+                                          Time deadline);
+  void strictEnded(Seq seq, Round& round);
   void strictMismatch(Time now, Seq seq, Round& round, bool decide_now = false);
 
   void notify(EventKind kind, Rank rank, Reason reason, Seq seq, std::string detail);
@@ -205,14 +209,15 @@ class Machine {
   MachineCounters counters_;
   Rounds rounds_;
   Effects effects_;
-  std::uint64_t kept_bytes_ = 0;   // result bytes kept for late members
-  Seq entered_;                    // newest round of the local rank
-  Seq forgotten_before_;           // rounds before this one are gone here
-  Seq newest_;                     // newest round anybody showed
-  std::size_t active_ = 0;         // local rounds not finished
-  std::set<Seq> live_;             // rounds that may still change: unfinished, or collecting
-  ContributorSet evicted_by_;      // said that this rank is out, and showed no change of mind
-  bool opinions_changed_ = false;  // who is waited for changed: other rounds may close
+  std::uint64_t kept_bytes_ = 0;    // result bytes kept for late members
+  Seq entered_;                     // newest round of the local rank
+  Seq forgotten_before_;            // rounds before this one are gone here
+  Seq newest_;                      // newest round anybody showed
+  std::size_t active_ = 0;          // local rounds not finished
+  std::set<Seq> live_;              // rounds that may still change: unfinished, or collecting
+  std::map<Rank, Rank> stand_ins_;  // dead root of broadcasts -> who acted last in its place
+  ContributorSet evicted_by_;       // said that this rank is out, and showed no change of mind
+  bool opinions_changed_ = false;   // who is waited for changed: other rounds may close
   Time suspect_self_until_{};
 };
 

@@ -51,10 +51,48 @@ void Machine::on(Time now, Rank from, const msg::StrictFailed& failure) {
     if (accused) strictMismatch(now, failure.seq, round, true);
     round.strict->peerFailedIt(from, failure, effects_);
   } else if (!round.my_schema) {
-    round.early_failure = failure;
-    round.early_failure_from = from;
+    round.early_failures.emplace(from, failure);
   }
   pump(now, failure.seq, round);
+}
+
+void Machine::on(Time now, Rank from, const msg::Handover& handover) {
+  Round* round = find(handover.seq);
+  if (round == nullptr || !round->strict || round->finished) return;
+  round->strict->handover(from, handover, effects_);
+  pump(now, handover.seq, *round);
+}
+
+std::unique_ptr<StrictRound> Machine::makeStrict(Seq seq, SchemaHash schema, StrictSpec spec,
+                                                 Time deadline) {
+  if (spec.shape.kind == OpKind::broadcast && !spec.shape.strict) {
+    return std::make_unique<TolerantBroadcast>(members_, seq, schema, std::move(spec), deadline);
+  }
+  return std::make_unique<StrictRound>(members_, seq, schema, std::move(spec), deadline);
+}
+
+void Machine::strictEnded(Seq seq, Round& round) {
+  round.finished = true;
+  --active_;
+  for (auto& effect : effects_) {
+    auto* finish = std::get_if<effect::Finish>(&effect);
+    if (finish == nullptr || finish->seq != seq) continue;
+    finish->report.view = config_.view;
+    finish->report.self_suspect = finish->report.self_suspect || round.self_suspect;
+    ++(finish->error                                 ? counters_.rounds_failed
+       : finish->report.outcome == Outcome::complete ? counters_.rounds_complete
+                                                     : counters_.rounds_degraded);
+  }
+  const auto acting = round.strict->standIn();
+  if (!acting) return;
+  // Said once: with DDP's buffers every forward pass would repeat it.
+  const Rank root{round.strict->spec().shape.root};
+  const auto [known, fresh] = stand_ins_.emplace(root, *acting);
+  if (!fresh && known->second == *acting) return;
+  known->second = *acting;
+  notify(EventKind::view, root, members_.blameFor(root), seq,
+         "rank " + std::to_string(acting->value) + " stands in for rank " +
+             std::to_string(root.value) + " as root of broadcasts: all get its tensor");
 }
 
 void Machine::on(Time now, Rank from, const msg::Nack& nack) {

@@ -38,19 +38,7 @@ void Machine::pump(Time now, Seq seq, Round& round) {
   }
   closeReady(round, effects_);
   if (round.local && !round.finished && round.local->done()) finishLocal(now, seq, round, {});
-  if (round.strict && !round.finished && round.strict->ended()) {
-    round.finished = true;
-    --active_;
-    for (auto& effect : effects_) {
-      if (auto* finish = std::get_if<effect::Finish>(&effect); finish && finish->seq == seq) {
-        finish->report.view = config_.view;
-        finish->report.self_suspect = finish->report.self_suspect || round.self_suspect;
-        ++(finish->error                                 ? counters_.rounds_failed
-           : finish->report.outcome == Outcome::complete ? counters_.rounds_complete
-                                                         : counters_.rounds_degraded);
-      }
-    }
-  }
+  if (round.strict && !round.finished && round.strict->ended()) strictEnded(seq, round);
   if (quiet(round)) {
     live_.erase(seq);
   } else {

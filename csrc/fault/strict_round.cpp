@@ -4,8 +4,6 @@
 
 namespace papilio::fault {
 
-namespace {
-
 std::string listed(const ContributorSet& ranks) {
   std::string out;
   ranks.forEach([&](Rank rank) {
@@ -14,8 +12,6 @@ std::string listed(const ContributorSet& ranks) {
   });
   return out;
 }
-
-}  // namespace
 
 StrictRound::StrictRound(const Members& members, Seq seq, SchemaHash schema, StrictSpec spec,
                          Time deadline)
@@ -45,10 +41,14 @@ void StrictRound::start(Effects& out) {
     fail(std::move(error), out);
     return;
   }
+  announceEntry(out);
+  advance(out);
+}
+
+void StrictRound::announceEntry(Effects& out) {
   taking_part_.forEach([&](Rank to) {
     if (to != members_.me()) out.push_back(effect::SendControl{to, msg::Enter{seq_, spec_.shape}});
   });
-  advance(out);
 }
 
 void StrictRound::peerEntered(Rank from, Effects& out) {
@@ -186,14 +186,18 @@ void StrictRound::finish(RoundError error, Effects& out) {
   const auto missing = members_.all() - taking_part_;
   report.outcome = missing.empty() && !error ? Outcome::complete : Outcome::degraded;
   if (!error) {
-    report.chunks.push_back({0, spec_.shape.numel, Source::reduced, taking_part_,
-                             static_cast<double>(taking_part_.count())});
+    const ContributorSet who = contributors();
+    report.chunks.push_back(
+        {0, spec_.shape.numel, source(), who, static_cast<double>(who.count())});
   }
   report.self_suspect = self_suspect_;
   (self_suspect_ ? missing : missing | error.ranks).forEach([&](Rank rank) {
     if (rank == members_.me()) return;
     const bool named = error.ranks.contains(rank) && error.reason != Reason::none;
-    report.blamed.emplace(rank, named ? error.reason : members_.blameFor(rank));
+    const auto quit = quit_.find(rank);
+    report.blamed.emplace(rank, named                 ? error.reason
+                                : quit != quit_.end() ? quit->second
+                                                      : members_.blameFor(rank));
   });
   out.push_back(effect::Finish{seq_, std::move(report), std::move(error)});
 }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "core/contributor_set.hpp"
@@ -31,6 +32,7 @@ struct StrictSpec {
 class StrictRound {
  public:
   StrictRound(const Members& members, Seq seq, SchemaHash schema, StrictSpec spec, Time deadline);
+  virtual ~StrictRound() = default;
 
   const StrictSpec& spec() const { return spec_; }
   SchemaHash schema() const { return schema_; }
@@ -38,25 +40,28 @@ class StrictRound {
   bool ended() const { return ended_; }
 
   // Announces the entry to every member; fails at once if somebody needed is gone.
-  void start(Effects& out);
+  virtual void start(Effects& out);
   // `from` entered with the same shape.
-  void peerEntered(Rank from, Effects& out);
+  virtual void peerEntered(Rank from, Effects& out);
   // Is this block expected? Then place it; blockPlaced() once it is verified and copied.
-  bool wantsBlock(Rank from, std::uint16_t phase, std::uint32_t index) const;
-  void blockPlaced(Rank from, std::uint16_t phase, std::uint32_t index, Effects& out);
+  virtual bool wantsBlock(Rank from, std::uint16_t phase, std::uint32_t index) const;
+  virtual void blockPlaced(Rank from, std::uint16_t phase, std::uint32_t index, Effects& out);
   // All blocks of a SendBlocks effect were staged: the user's memory is not needed for it any more.
   void blocksPosted(Rank to, std::uint16_t phase, Effects& out);
   // The rank is gone for good.
-  void peerGone(Rank rank, Reason reason, Effects& out);
+  virtual void peerGone(Rank rank, Reason reason, Effects& out);
   // Somebody else failed this collective and says because of whom.
-  void peerFailedIt(Rank from, const msg::StrictFailed& failure, Effects& out);
+  virtual void peerFailedIt(Rank from, const msg::StrictFailed& failure, Effects& out);
+  // Only a tolerant broadcast has a use for it.
+  virtual void handover(Rank, const msg::Handover&, Effects&) {}
   void fail(RoundError error, Effects& out);
   // Members that have not entered, or owe data: whom a deadline blames.
-  ContributorSet owing() const;
+  virtual ContributorSet owing() const;
+  // Who gave the data in place of the dead root, once that is known.
+  virtual std::optional<Rank> standIn() const { return std::nullopt; }
 
- private:
-  void launchPhase(Effects& out);
-  void advance(Effects& out);
+ protected:
+  void announceEntry(Effects& out);
   void finish(RoundError error, Effects& out);
 
   const Members& members_;
@@ -66,13 +71,25 @@ class StrictRound {
   Time deadline_;
   ContributorSet taking_part_;  // members of this collective, self included
   ContributorSet entered_;
+  std::vector<ContributorSet> unsent_;  // per phase: SendBlocks not yet posted
+  std::map<Rank, Reason> quit_;         // gone from this collective alone
+  bool ended_ = false;
+  bool self_suspect_ = false;  // others gave it up because of this rank
+
+ private:
+  virtual void advance(Effects& out);
+  // What the report says of a result: where it came from, and from whom.
+  virtual Source source() const { return Source::reduced; }
+  virtual ContributorSet contributors() const { return taking_part_; }
+  void launchPhase(Effects& out);
+
   std::uint16_t phase_ = 0;                          // the one whose data is being collected
   std::uint16_t launched_ = 0;                       // phases whose sends were asked for
   std::vector<std::vector<std::vector<bool>>> got_;  // [phase][rank][block]
   std::vector<std::vector<std::uint32_t>> left_;     // blocks still to come, [phase][rank]
-  std::vector<ContributorSet> unsent_;               // per phase: SendBlocks not yet posted
-  bool ended_ = false;
-  bool self_suspect_ = false;  // others gave it up because of this rank
 };
+
+// "3, 5", for texts.
+std::string listed(const ContributorSet& ranks);
 
 }  // namespace papilio::fault

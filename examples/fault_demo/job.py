@@ -52,8 +52,9 @@ class Action:
 class Job:
     """One run of the training script under ``python -m papilio.run``."""
 
-    def __init__(self, out: pathlib.Path, steps: int, patience: float, faults, say, limit=200.0):
-        self.out, self.steps, self.patience = out, steps, patience
+    def __init__(self, out: pathlib.Path, steps: int, settings: dict, faults, say, limit=200.0):
+        self.out, self.steps = out, steps
+        self.settings = settings  # PAPILIO_* variables
         self.faults = list(faults)
         self.limit = limit  # seconds for the whole job
         self.say = say  # one line of progress for people
@@ -103,7 +104,7 @@ class Job:
             f"{self.out}/config.{{rank}}.json",
         ]
         environment = os.environ | {
-            "PAPILIO_PATIENCE": f"{self.patience:g}",
+            **self.settings,
             "PAPILIO_EVENTS_FILE": str(self.out / "events.{rank}.jsonl"),
             "PAPILIO_REPORT_HISTORY": "4096",
         }

@@ -27,7 +27,8 @@ std::vector<ControlBody> samples() {
           msg::None{Seq{10}, {1, 4}},
           msg::Settled{Seq{11}, {0, 2}, Seq{3}},
           msg::Suspect{Rank{2}, Seq{12}},
-          msg::Reinstate{Seq{13}}};
+          msg::Reinstate{Seq{13}},
+          msg::Handover{Seq{14}, Holding::lacks, some}};
 }
 
 TEST(ControlMessage, RoundTrip) {
@@ -58,13 +59,18 @@ TEST(ControlMessage, IllegalFieldsAreRejected) {
   const auto rejected = [](ControlBody body) {
     return !parseControl(encode(ControlMessage{GroupId{1}, std::move(body)}));
   };
-  ContributorSet one;
+  ContributorSet one, other;
   one.insert(Rank{1});
+  other.insert(Rank{2});
   EXPECT_TRUE(rejected(msg::Join{Rank{4}, 4}));
   EXPECT_TRUE(rejected(msg::Join{Rank{0}, kMaxRanks + 1}));
   EXPECT_TRUE(rejected(msg::Fetch{Seq{1}, {4, 3}}));
   EXPECT_TRUE(rejected(msg::Verdict{Seq{1}, SchemaHash{1}, one, one}));
   EXPECT_TRUE(rejected(msg::Suspect{Rank{kMaxRanks}, Seq{1}}));
+  EXPECT_TRUE(rejected(msg::Handover{Seq{1}, static_cast<Holding>(4), one}));
+  EXPECT_TRUE(rejected(msg::Handover{Seq{1}, static_cast<Holding>(0), one}));
+  EXPECT_TRUE(rejected(msg::Handover{Seq{1}, Holding::has, one | other}));
+  EXPECT_TRUE(rejected(msg::Handover{Seq{1}, Holding::has, {}}));
 }
 
 TEST(ControlMessage, NoiseNeverCrashes) {

@@ -24,7 +24,8 @@ PATIENCE = 1.0
 def history(tmp_path_factory):
     """One real run through all three faults."""
     out = tmp_path_factory.mktemp("demo")
-    job = Job(out, steps=110, patience=PATIENCE, faults=plan(110, 2.0), say=print, limit=150)
+    settings = {"PAPILIO_PATIENCE": f"{PATIENCE:g}"}
+    job = Job(out, steps=110, settings=settings, faults=plan(110, 2.0), say=print, limit=150)
     return load(job.run())
 
 

@@ -51,6 +51,12 @@ void Checker::finished(Rank rank, const Finished& round) {
   }
   if (round.report.seq != round.seq) fail(rank, round.seq, "report of another round");
   checkBlame(rank, round);
+  if (round.shape.kind == OpKind::broadcast && !round.shape.strict) {
+    broadcasts_[round.seq].push_back(
+        {rank, round.error.kind, std::make_shared<const Bytes>(round.output)});
+    if (round.error.kind == ErrorKind::deadline_exceeded) timed_out_.insert(round.seq);
+    if (!round.error) ++tally_.broadcasts[round.report.chunks.at(0).source];
+  }
   if (round.error) {
     ++tally_.errors;
     ++tally_.error_kinds[round.error.kind];
@@ -60,7 +66,7 @@ void Checker::finished(Rank rank, const Finished& round) {
     return;
   }
   checkPartition(rank, round);
-  if (round.shape.strict) {
+  if (inPhases(round.shape)) {
     checkStrict(rank, round);
   } else {
     for (const auto& chunk : round.report.chunks) checkChunk(rank, round, chunk);
@@ -150,7 +156,7 @@ void Checker::checkOutcome(Rank rank, const Finished& round) {
   }
   const Outcome want = complete ? Outcome::complete : local ? Outcome::local : Outcome::degraded;
   const Outcome got = round.report.outcome;
-  const bool strict_local = round.shape.strict && want == Outcome::local;
+  const bool strict_local = inPhases(round.shape) && want == Outcome::local;
   if (got != want && !strict_local) {
     fail(rank, round.seq, std::string("outcome ") + name(got) + " should be " + name(want));
   }
@@ -170,6 +176,11 @@ void Checker::checkStrict(Rank rank, const Finished& round) {
   const RoundShape& shape = round.shape;
   const auto& members = round.report.chunks.empty() ? ContributorSet::firstN(work_.size())
                                                     : round.report.chunks[0].contributors;
+  // Broadcast: the root's tensor, or that of the one rank that stood in for it.
+  const bool stand_in = round.report.chunks.size() == 1 &&
+                        round.report.chunks[0].source == Source::redone && members.count() == 1;
+  const Rank giver = stand_in ? members.ranks().front() : Rank{shape.root};
+  if (stand_in && shape.strict) fail(rank, round.seq, "a stand-in in a strict broadcast");
   const std::uint64_t total =
       shape.kind == OpKind::allgather ? shape.numel * work_.size() : shape.numel;
   if (round.output.size() != total * elementSize(shape.dtype)) {
@@ -178,7 +189,7 @@ void Checker::checkStrict(Rank rank, const Finished& round) {
   for (std::uint64_t i = 0; i < total; ++i) {
     double want = 0;
     if (shape.kind == OpKind::broadcast) {
-      want = Input(work_, Rank{shape.root}, round.seq).at(i);
+      want = Input(work_, giver, round.seq).at(i);
     } else if (shape.kind == OpKind::allgather) {
       const Rank from{static_cast<std::uint32_t>(i / shape.numel)};
       want = Input(work_, from, round.seq).at(i % shape.numel);
@@ -194,7 +205,7 @@ void Checker::checkStrict(Rank rank, const Finished& round) {
 void Checker::checkUntouched(Rank rank, const Finished& round) {
   if (round.output == inputBytes(work_, rank, round.seq, round.shape)) return;
   if (round.shape.kind == OpKind::allgather) return;  // outputs of a failed gather are undefined
-  if (round.shape.strict) return fail(rank, round.seq, "an error tore the tensor");
+  if (inPhases(round.shape)) return fail(rank, round.seq, "an error tore the tensor");
   for (const auto& chunk : round.report.chunks) checkChunk(rank, round, chunk);
 }
 
@@ -229,6 +240,29 @@ void Checker::noticed(Rank rank, const fault::Event& event) {
     fail(rank, event.seq,
          std::string(name(event.kind)) + " about innocent rank " +
              std::to_string(event.rank.value) + ": " + event.detail);
+  }
+}
+
+void Checker::checkAgreement(const std::set<Rank>& survivors) {
+  if (!agreement_) return;
+  for (const auto& [seq, all] : broadcasts_) {
+    const Got* first = nullptr;
+    for (const auto& one : all) {
+      if (one.error != ErrorKind::none) continue;
+      if (first == nullptr) first = &one;
+      if (*one.output != *first->output) {
+        fail(one.rank, seq,
+             "a broadcast gave other bytes to rank " + std::to_string(first->rank.value));
+      }
+    }
+    for (const auto& one : all) {
+      if (one.error == ErrorKind::none || survivors.count(one.rank) == 0) continue;
+      // A rank stopped for longer than the timeout ends it on everybody's own clock.
+      if (one.error == ErrorKind::deadline_exceeded || timed_out_.count(seq) != 0) continue;
+      fail(one.rank, seq,
+           std::string("a broadcast failed (") + name(one.error) + ")" +
+               (first != nullptr ? ", and others returned it" : ""));
+    }
   }
 }
 

@@ -25,6 +25,8 @@ class Checker {
   void mark(Rank rank) { guilty_.insert(rank); }
   // Nothing was done to anybody: every report must be complete.
   void expectFaultFree() { fault_free_ = true; }
+  // Nobody lost a connection to a live rank, nothing was damaged: tolerant broadcasts agree.
+  void expectAgreement() { agreement_ = true; }
   // Rounds may take at most this long on the caller's clock (I1).
   void setBound(Duration bound) { bound_ = bound; }
 
@@ -32,6 +34,8 @@ class Checker {
   void noticed(Rank rank, const fault::Event& event);
   // After the last event of the run.
   void quiescent(const Node& node);
+  // All that returned a tolerant broadcast have the same bytes, and then no survivor has an error.
+  void checkAgreement(const std::set<Rank>& survivors);
   void fail(const std::string& what) { violations_.push_back(what); }
 
   const std::vector<std::string>& violations() const { return violations_; }
@@ -40,6 +44,7 @@ class Checker {
     std::map<fault::Source, std::uint64_t> chunks;
     std::map<fault::EventKind, std::uint64_t> events;
     std::map<fault::ErrorKind, std::uint64_t> error_kinds;
+    std::map<fault::Source, std::uint64_t> broadcasts;  // tolerant ones that returned
     Duration longest{};
   };
   const Tally& tally() const { return tally_; }
@@ -59,7 +64,15 @@ class Checker {
   const Workload& work_;
   std::map<std::pair<Rank, Seq>, RoundShape> entered_;
   std::set<Rank> guilty_;
+  struct Got {
+    Rank rank;
+    fault::ErrorKind error;
+    SharedBytes output;
+  };
+  std::map<Seq, std::vector<Got>> broadcasts_;
+  std::set<Seq> timed_out_;  // broadcasts
   bool fault_free_ = false;
+  bool agreement_ = false;
   Duration bound_ = 121s;
   std::vector<std::string> violations_;
   Tally tally_;

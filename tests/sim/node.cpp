@@ -119,7 +119,7 @@ void Node::enter() {
   local.entered_at = queue_.now();
   say("enters seq " + std::to_string(seq.value) + " " + describe(shape));
   observer_.entered(me_, seq, shape);
-  if (!shape.strict) return machine_.enterAllreduce(now(), seq, shape, work_.timeout);
+  if (!inPhases(shape)) return machine_.enterAllreduce(now(), seq, shape, work_.timeout);
   local.strict.emplace();
   prepare(*local.strict, work_.size(), me_, shape, local.tensor);
   machine_.enterStrict(now(), seq, specOf(*local.strict, shape, work_.size()), work_.timeout);
@@ -273,7 +273,7 @@ bool Node::apply(const DataHeader& header, const Bytes& payload) {
 bool Node::place(Rank from, const DataHeader& header, const Bytes& payload) {
   const auto it = locals_.find(header.seq);
   if (crc32c(payload) != header.payload_crc || it == locals_.end()) return false;
-  Bytes& to = it->second.strict->phases[header.attempt].pieces[from.value].received;
+  Bytes& to = it->second.strict->receivedOf(header.attempt, from);
   const std::uint64_t start = std::uint64_t{header.chunk.value} * maxChunkBytes(work_.size());
   if (start + payload.size() > to.size()) return false;
   std::copy(payload.begin(), payload.end(), to.begin() + static_cast<std::ptrdiff_t>(start));

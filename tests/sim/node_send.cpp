@@ -49,7 +49,7 @@ bool Node::sendBlock(Rank to) {
       queue.pop_front();
       continue;
     }
-    const Bytes& all = local->second.strict->phases[item.phase].pieces[to.value].send;
+    const Bytes& all = local->second.strict->sendOf(item.phase, to);
     const std::uint64_t block = maxChunkBytes(work_.size());
     const std::uint64_t start = item.next * block;
     const std::uint64_t stop = std::min<std::uint64_t>(start + block, all.size());

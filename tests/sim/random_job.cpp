@@ -23,7 +23,10 @@ RoundShape strict(Random& random, std::uint32_t n) {
   shape.dtype = DType::int64;
   shape.numel = random.chance(0.1) ? random.between(30'000, 50'000) : random.between(1, 200);
   switch (random.between(0, 3)) {
-    case 0: shape.kind = OpKind::broadcast; break;
+    case 0:
+      shape.kind = OpKind::broadcast;
+      shape.strict = random.chance(0.3);
+      break;
     case 1: shape.kind = OpKind::allgather; break;
     case 2:
       shape.kind = OpKind::barrier;
@@ -72,6 +75,7 @@ class Faults {
     for (const Rank rank : guilty_) world.checker().mark(rank);
     job.faults = text_;
     job.planned = planned_;
+    if (!splits_) world.checker().expectAgreement();
   }
 
  private:
@@ -137,6 +141,7 @@ class Faults {
   void oneWay(Rank rank, Rank other, Seq seq) {
     const Duration length = random_.upTo(random_.chance(0.5) ? 40s : 3s);
     const bool both = random_.chance(0.3);
+    splits_ = true;
     say(std::string(both ? "two" : "one") + "-way partition to " + std::to_string(other.value) +
         " " + moment(rank, seq) + " for " + std::to_string(toSeconds(length)) + " s");
     trigger(rank, seq, [=](World& world) {
@@ -155,6 +160,7 @@ class Faults {
   }
   void damage(Rank rank) {
     const bool header = random_.chance(0.2);
+    splits_ = true;
     say(std::string("damaged ") + (header ? "headers" : "payloads") + " from rank " +
         std::to_string(rank.value));
     guilty_.push_back(rank);
@@ -170,6 +176,7 @@ class Faults {
   }
   void wrongShape(Rank rank, Seq seq) {
     const bool other_op = random_.chance(0.3);
+    splits_ = true;
     say("wrong model " + moment(rank, seq));
     guilty_.push_back(rank);
     if (work_.size() == 2) guilty_.push_back(Rank{1 - rank.value});
@@ -177,7 +184,7 @@ class Faults {
     plan.stops_on_mismatch = random_.chance(0.7);
     for (std::uint64_t s = seq.value; s <= work_.ops.size(); ++s) {
       RoundShape shape = work_.ops[s - 1];
-      if (shape.strict) continue;
+      if (inPhases(shape)) continue;
       if (other_op) {
         shape.op = shape.op == ReduceOp::avg ? ReduceOp::sum : ReduceOp::avg;
         shape.premul = 1.0;
@@ -188,7 +195,7 @@ class Faults {
     }
   }
   void nan(Rank rank, Seq seq) {
-    if (work_.ops[seq.value - 1].strict) return;
+    if (inPhases(work_.ops[seq.value - 1])) return;
     say("NaN " + moment(rank, seq));
     guilty_.push_back(rank);
     work_.ranks[rank.value].nan_at[seq] = random_.between(0, work_.ops[seq.value - 1].numel - 1);
@@ -223,6 +230,7 @@ class Faults {
   std::vector<Rank> guilty_;
   std::string text_;
   std::uint64_t planned_ = 0;
+  bool splits_ = false;  // members may disagree on who is there
 };
 
 }  // namespace

@@ -57,6 +57,7 @@ void add(Checker::Tally& sum, const Checker::Tally& one) {
   sum.errors += one.errors;
   sum.longest = std::max(sum.longest, one.longest);
   for (const auto& [key, count] : one.chunks) sum.chunks[key] += count;
+  for (const auto& [key, count] : one.broadcasts) sum.broadcasts[key] += count;
   for (const auto& [key, count] : one.events) sum.events[key] += count;
   for (const auto& [key, count] : one.error_kinds) sum.error_kinds[key] += count;
 }
@@ -69,6 +70,9 @@ void print(const Checker::Tally& tally, std::uint64_t first, std::uint64_t round
             << toSeconds(tally.longest) << " s\n";
   for (const auto& [source, count] : tally.chunks) {
     std::cout << "  ranges " << name(source) << ": " << count << "\n";
+  }
+  for (const auto& [source, count] : tally.broadcasts) {
+    std::cout << "  broadcasts " << name(source) << ": " << count << "\n";
   }
   for (const auto& [kind, count] : tally.events) {
     std::cout << "  events " << name(kind) << ": " << count << "\n";

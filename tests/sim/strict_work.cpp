@@ -89,6 +89,20 @@ void prepareBroadcast(StrictWork& work, std::uint32_t n, Rank me, const RoundSha
   };
 }
 
+void prepareTolerantBroadcast(StrictWork& work, std::uint32_t n, Rank me, const RoundShape& shape,
+                              Bytes& tensor) {
+  work.phases.resize(2);
+  const bool root = me.value == shape.root;
+  for (auto& phase : work.phases) {
+    for (std::uint32_t r = 0; r < n; ++r) {
+      phase.pieces.push_back({tensor, Bytes(root ? 0 : tensor.size())});
+    }
+  }
+  if (root) return;
+  work.common.emplace(tensor.size());
+  work.phases[0].then = [&work, &tensor](const ContributorSet&) { tensor = *work.common; };
+}
+
 void prepareAllgather(StrictWork& work, std::uint32_t n, Rank me, Bytes& tensor) {
   work.needs_all = true;
   auto& phase = work.phases.emplace_back();
@@ -109,7 +123,9 @@ void prepare(StrictWork& work, std::uint32_t n, Rank me, const RoundShape& shape
     case OpKind::allreduce:
       if (shape.numel < kShardedFrom) return prepareDirect(work, n, me, shape, tensor);
       return prepareSharded(work, n, me, shape, tensor);
-    case OpKind::broadcast: return prepareBroadcast(work, n, me, shape, tensor);
+    case OpKind::broadcast:
+      if (shape.strict) return prepareBroadcast(work, n, me, shape, tensor);
+      return prepareTolerantBroadcast(work, n, me, shape, tensor);
     case OpKind::allgather: return prepareAllgather(work, n, me, tensor);
     default: return;  // a barrier carries nothing
   }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "fault/strict_round.hpp"
@@ -19,6 +20,15 @@ struct StrictWork {
     std::function<void(const ContributorSet&)> then;
   };
   std::vector<Phase> phases;
+  // Tolerant broadcast: whoever gives the data, and from wherever, it is put here, and sent on from
+  // here in phase 0.
+  std::optional<Bytes> common;
+  const Bytes& sendOf(std::uint16_t phase, Rank to) const {
+    return common && phase == 0 ? *common : phases[phase].pieces[to.value].send;
+  }
+  Bytes& receivedOf(std::uint16_t phase, Rank from) {
+    return common ? *common : phases[phase].pieces[from.value].received;
+  }
   bool needs_all = false;
   ContributorSet needed;
 };

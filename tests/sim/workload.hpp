@@ -18,6 +18,12 @@
 
 namespace papilio::sim {
 
+// A collective in phases, with or without a result in spite of a death; the rest are tolerant
+// all-reduces.
+inline bool inPhases(const RoundShape& shape) {
+  return shape.strict || shape.kind != OpKind::allreduce;
+}
+
 // One rank's part.
 struct RankPlan {
   fault::GroupOptions options;
@@ -39,7 +45,7 @@ struct Workload {
     const auto& other = ranks[rank.value].other;
     const auto it = other.find(seq);
     RoundShape shape = it != other.end() ? it->second : ops[seq.value - 1];
-    if (!shape.strict) shape.fingerprint = ranks[rank.value].options.fingerprint;
+    if (!inPhases(shape)) shape.fingerprint = ranks[rank.value].options.fingerprint;
     return shape;
   }
 };

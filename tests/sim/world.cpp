@@ -1,6 +1,7 @@
 #include "sim/world.hpp"
 
 #include <cstdio>
+#include <set>
 
 namespace papilio::sim {
 
@@ -78,6 +79,11 @@ bool World::run(std::uint64_t most_events) {
   for (const auto& node : nodes_) {
     if (node->state() == Node::State::running) checker_.quiescent(*node);
   }
+  std::set<Rank> survivors;
+  for (const auto& node : nodes_) {
+    if (node->state() == Node::State::running && !node->stopped()) survivors.insert(node->rank());
+  }
+  checker_.checkAgreement(survivors);
   return true;
 }
 
