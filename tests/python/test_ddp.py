@@ -127,17 +127,77 @@ def test_rank_0_dies_with_the_store():
             assert blamed == [[0, "dead"]], answer
 
 
+# Rank 0 ends itself some time after the start of a forward pass, which begins with the broadcast of
+# the buffers. `mark` is big enough to die in the middle of, differs between the ranks after each
+# step and is equal everywhere after a broadcast.
+WITH_BUFFERS = (
+    MODEL
+    + """
+import os, signal, threading
+views = []
+told = threading.Event()
+def on_event(event):
+    if event.kind == "view":
+        views.append([event.rank, event.reason, event.detail])
+        told.set()
+papilio.on_event(on_event)
+
+model = make()
+model.register_buffer("mark", torch.zeros(1 << 20))
+ddp = DistributedDataParallel(model, bucket_cap_mb=0.02)
+optimizer = optimizer_of(ddp)
+seen = []
+def look(module, _):
+    seen.append([float(module.mark.min()), float(module.mark.max()), digest(module.buffers())])
+model.register_forward_pre_hook(look)
+
+moment = threading.Event()
+def end():
+    moment.wait()
+    until = time.monotonic() + {delay}
+    while time.monotonic() < until:
+        pass
+    os.kill(os.getpid(), signal.SIGKILL)
+if rank == 0:
+    threading.Thread(target=end, daemon=True).start()
+
+longest = 0.0
+losses = []
+for step in range(40):
+    if step == 20:
+        moment.set()
+    begin = time.monotonic()
+    optimizer.zero_grad()
+    loss = loss_of(ddp, rank, step % 10)
+    loss.backward()
+    optimizer.step()
+    model.mark.fill_(1000 * step + rank)
+    longest = max(longest, time.monotonic() - begin)
+    losses.append(float(loss.detach()))
+result = [seen, longest, losses[-1] < losses[0], told.wait(5) and views]
+"""
+)
+
+
 @pytest.mark.timeout(90)
-def test_buffers_need_rank_0():
-    """DDP broadcasts buffers from rank 0 before each forward: without it, an error that says so."""
+@pytest.mark.parametrize("delay", [0, 0.0003, 0.001, 0.002, 0.004, 0.008])
+def test_buffers_outlive_rank_0(delay):
     with Cluster(4, store_in_rank0=True) as ranks:
         for rank in ranks:
-            rank.send("collective", source=GO_ON.format(buffers=True))
-        for rank in ranks:
-            assert rank.receive() == {"step": 20}
-        ranks[0].kill()
-        killed = time.monotonic()
-        for rank in (1, 2, 3):
-            answer = ranks[rank].receive(timeout=60)
-            assert (answer["error"], answer["ranks"]) == ("PeerFailed", [0]), answer
-        assert time.monotonic() - killed < 2.0
+            rank.send("collective", source=WITH_BUFFERS.format(delay=delay))
+        ranks[0].wait(60)
+        answers = [ranks[rank].receive(timeout=60) for rank in (1, 2, 3)]
+        for answer in answers:
+            assert answer["ok"], answer
+            seen, longest, better, views = answer["result"]
+            assert better and longest < 2.0, (longest, better)
+            assert seen == answers[0]["result"][0]  # every buffer, at every step
+            marks = [low for low, high, _ in seen if low == high]
+            assert len(marks) == 40, seen
+            # Rank 0's while it lives, then rank 1's.
+            roots = [int(mark) % 1000 for mark in marks[1:]]
+            assert roots == sorted(roots) and set(roots) == {0, 1}, roots
+            assert [int(mark) // 1000 for mark in marks[1:]] == list(range(39))
+            # Said once, not at every step.
+            assert [view[:2] for view in views] == [[0, "dead"]], views
+            assert "rank 1 stands in for rank 0" in views[0][2]

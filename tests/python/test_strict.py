@@ -113,12 +113,12 @@ def test_after_a_death():
     [
         "dist.all_gather_into_tensor(torch.zeros(4 * 4000000), torch.ones(4000000))",
         "dist.all_reduce(torch.ones(4000000, dtype=torch.int64))",
-        "dist.broadcast(torch.ones(16000000), 3)",
+        "with papilio.strict(): dist.broadcast(torch.ones(16000000), 3)",
         "dist.barrier()",
     ],
 )
 def test_death_of_a_rank_that_others_wait_for(call):
-    source = f"print('{{\"begun\": true}}', flush=True); {call}"
+    source = f"print('{{\"begun\": true}}', flush=True)\n{call}"
     with Cluster(4) as ranks:
         ranks.run("dist.barrier()")
         for rank in (0, 1, 2):
@@ -136,6 +136,57 @@ def test_death_of_a_rank_that_others_wait_for(call):
                 continue
             assert answer["error"] == "PeerFailed" and answer["ranks"] == [3], answer
         ranks.run("dist.barrier()", ranks=[0, 1, 2])
+
+
+# A tensor of many blocks, another one on each rank; equal elements, so that a torn one shows.
+BROADCAST = """
+tensor = torch.full((4000000,), float(rank + 1))
+print('{"begun": true}', flush=True)
+dist.broadcast(tensor, 3)
+result = [float(tensor.min()), float(tensor.max()), papilio.last_report().asdict()]
+"""
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("enters", [False, True])
+def test_broadcast_goes_on_without_its_root(enters):
+    with Cluster(4) as ranks:
+        ranks.run("dist.barrier()")
+        for rank in (0, 1, 2) + ((3,) if enters else ()):
+            ranks[rank].send("collective", source=BROADCAST)
+            assert ranks[rank].receive()["begun"]
+        moment = ranks[3].kill()
+        answers = [ranks[rank].receive(timeout=20) for rank in (0, 1, 2)]
+        for answer in answers:
+            assert answer["ok"], answer
+            assert answer["end"] - moment < LIMIT
+            low, high, report = answer["result"]
+            # The root's, if somebody had got all of it, else that of the lowest live rank.
+            assert low == high == answers[0]["result"][0]
+            if not enters:
+                assert low == 1.0 and report["outcome"] == "degraded", answer
+                assert report["blamed"] == {"3": "dead"}, report
+                assert [(c["source"], c["contributors"]) for c in report["chunks"]] == [
+                    ("redone", [0])
+                ], report
+            assert low in (1.0, 4.0)
+        # Known to be dead at the start: the same, and strict calls and groups refuse.
+        for answer in ranks.run(BROADCAST.replace("print", "str"), ranks=[0, 1, 2]):
+            assert answer[:2] == [1.0, 1.0] and answer[2]["mode"] == "bounded"
+        strict = "with papilio.strict(): dist.broadcast(torch.ones(3), 3)"
+        for answer in ranks.all("collective", ranks=[0, 1, 2], source=strict):
+            assert (answer["error"], answer["ranks"]) == ("PeerFailed", [3]), answer
+
+
+@pytest.mark.timeout(60)
+def test_strict_group_has_no_broadcast_without_its_root():
+    with Cluster(3, mode="strict") as ranks:
+        ranks.run("dist.broadcast(torch.ones(3), 0)")
+        ranks[0].kill()
+        for answer in ranks.all(
+            "collective", ranks=[1, 2], source="dist.broadcast(torch.ones(3), 0)"
+        ):
+            assert (answer["error"], answer["ranks"]) == ("PeerFailed", [0]), answer
 
 
 @pytest.mark.timeout(60)
