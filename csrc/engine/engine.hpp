@@ -80,7 +80,7 @@ struct StrictPhase {
 // A rank that is dead at entry is left out of `members`; if its data is needed (`needs_all`, or it
 // is in `needed`), the collective fails at once with PeerFailed.
 struct StrictRequest {
-  RoundShape shape;  // strict = true, fingerprint = 0
+  RoundShape shape;  // strict = true (false: a broadcast that outlives its root), fingerprint = 0
   std::vector<StrictPhase> phases;
   bool needs_all = false;
   ContributorSet needed;

@@ -1,8 +1,6 @@
 """Plain DistributedDataParallel: the same parameters everywhere, equal to one process that averages
 the gradients itself, and training that goes on without a rank."""
 
-import time
-
 import pytest
 from cluster import Cluster
 
@@ -143,7 +141,7 @@ def on_event(event):
 papilio.on_event(on_event)
 
 model = make()
-model.register_buffer("mark", torch.zeros(1 << 20))
+model.register_buffer("mark", torch.zeros(1 << 18))
 ddp = DistributedDataParallel(model, bucket_cap_mb=0.02)
 optimizer = optimizer_of(ddp)
 seen = []
@@ -174,7 +172,7 @@ for step in range(40):
     model.mark.fill_(1000 * step + rank)
     longest = max(longest, time.monotonic() - begin)
     losses.append(float(loss.detach()))
-result = [seen, longest, losses[-1] < losses[0], told.wait(5) and views]
+result = [seen, longest, sum(losses[30:]) < sum(losses[:10]), told.wait(5) and views]
 """
 )
 
