@@ -178,7 +178,7 @@ result = [seen, longest, sum(losses[30:]) < sum(losses[:10]), told.wait(5) and v
 
 
 @pytest.mark.timeout(90)
-@pytest.mark.parametrize("delay", [0, 0.0003, 0.001, 0.002, 0.004, 0.008])
+@pytest.mark.parametrize("delay", [0, 0.0005, 0.001, 0.004])
 def test_buffers_outlive_rank_0(delay):
     with Cluster(4, store_in_rank0=True) as ranks:
         for rank in ranks:
