@@ -23,6 +23,7 @@ Contribution::Contribution(const Members& members, const ArrivalPolicy& policy, 
       ceiling_(ceiling),
       chunks_(layout_.chunkCount()),
       waiting_at_(members.size(), 0),
+      assigned_(members.size(), now),
       pending_(layout_.chunkCount()) {
   for (std::uint32_t r = 0; r < members.size(); ++r) {
     if (members.at(Rank{r}).pace == Member::Pace::late) late_.insert(Rank{r});
@@ -39,13 +40,13 @@ std::vector<ChunkIndex> Contribution::start(Effects& out) {
       const ChunkIndex chunk{span.first + i};
       ++waiting_at_[0];  // assign() moves it from its old target
       chunks_[chunk.value].target = Rank{0};
-      if (assign(chunk, out)) own.push_back(chunk);
+      if (assign(entered_, chunk, out)) own.push_back(chunk);
     }
   }
   return own;
 }
 
-bool Contribution::assign(ChunkIndex index, Effects& out) {
+bool Contribution::assign(Time now, ChunkIndex index, Effects& out) {
   Chunk& chunk = chunks_[index.value];
   const Rank owner = layout_.owner(index);
   const Rank target = members_.reducerFor(owner, seq_);
@@ -55,6 +56,7 @@ bool Contribution::assign(ChunkIndex index, Effects& out) {
   chunk.target = target;
   chunk.attempt = members_.ringDistance(owner, target);
   ++waiting_at_[target.value];
+  assigned_[target.value] = now;
   if (target == members_.me()) return true;
   out.push_back(effect::SendContribution{target, seq_, index, chunk.attempt});
   return false;
@@ -191,13 +193,13 @@ void Contribution::reducerFailed(Time now, Rank failed, bool hard, Effects& out)
   });
 }
 
-std::vector<ChunkIndex> Contribution::redirect(Rank target, Effects& out) {
+std::vector<ChunkIndex> Contribution::redirect(Time now, Rank target, Effects& out) {
   std::vector<ChunkIndex> own;
   if (waiting_at_[target.value] == 0) return own;
   out.push_back(effect::DropContributions{target, seq_});
   for (std::uint32_t c = 0; c < chunks_.size(); ++c) {
     if (chunks_[c].state != State::waiting || chunks_[c].target != target) continue;
-    if (assign(ChunkIndex{c}, out)) own.push_back(ChunkIndex{c});
+    if (assign(now, ChunkIndex{c}, out)) own.push_back(ChunkIndex{c});
   }
   return own;
 }
@@ -211,7 +213,7 @@ std::vector<ChunkIndex> Contribution::advance(Time now, Effects& out) {
     if (!chunk.asked.empty() && now < chunk.fetch_until) continue;
     if (!chunk.hard) {
       fillLocal(ChunkIndex{c}, out);
-    } else if (assign(ChunkIndex{c}, out)) {
+    } else if (assign(now, ChunkIndex{c}, out)) {
       own.push_back(ChunkIndex{c});
     }
   }
@@ -230,7 +232,9 @@ Duration Contribution::resultBudget(Rank target) const {
 }
 
 Time Contribution::resultDeadline(Rank target) const {
-  return std::max(entered_, members_.at(target).reducer_life) + resultBudget(target);
+  // A stand-in's time starts when it got the chunk, not when its predecessor did.
+  const Time since = assigned_[target.value];
+  return std::max(since, members_.at(target).reducer_life) + resultBudget(target);
 }
 
 ContributorSet Contribution::overdue(Time now) const {
@@ -238,6 +242,14 @@ ContributorSet Contribution::overdue(Time now) const {
   for (std::uint32_t r = 0; r < members_.size(); ++r) {
     if (waiting_at_[r] == 0 || Rank{r} == members_.me()) continue;
     if (resultDeadline(Rank{r}) <= now) out.insert(Rank{r});
+  }
+  return out;
+}
+
+ContributorSet Contribution::waitsAt() const {
+  ContributorSet out;
+  for (std::uint32_t r = 0; r < members_.size(); ++r) {
+    if (waiting_at_[r] != 0) out.insert(Rank{r});
   }
   return out;
 }
@@ -275,10 +287,11 @@ DataHeader Contribution::heldHeader(ChunkIndex index) const {
   return header;
 }
 
-std::vector<ChunkRange> Contribution::gotRanges() const {
+template <class Which>
+std::vector<ChunkRange> Contribution::ranges(Which which) const {
   std::vector<ChunkRange> out;
   for (std::uint32_t c = 0; c < chunks_.size(); ++c) {
-    if (chunks_[c].state != State::got) continue;
+    if (!which(chunks_[c])) continue;
     if (!out.empty() && out.back().last == c) {
       ++out.back().last;
     } else {
@@ -286,6 +299,16 @@ std::vector<ChunkRange> Contribution::gotRanges() const {
     }
   }
   return out;
+}
+
+std::vector<ChunkRange> Contribution::gotRanges() const {
+  return ranges([](const Chunk& chunk) { return chunk.state == State::got; });
+}
+
+std::vector<ChunkRange> Contribution::notAt(Rank reducer) const {
+  return ranges([&](const Chunk& chunk) {
+    return chunk.state == State::got || (chunk.state == State::waiting && chunk.target != reducer);
+  });
 }
 
 }  // namespace papilio::fault

@@ -48,7 +48,7 @@ class Contribution {
   // `failed` will return nothing; hard: it is certainly gone.
   void reducerFailed(Time now, Rank failed, bool hard, Effects& out);
   // Others route around `target`: redirect what still waits for it. Returns new own duties.
-  std::vector<ChunkIndex> redirect(Rank target, Effects& out);
+  std::vector<ChunkIndex> redirect(Time now, Rank target, Effects& out);
   // Fetches that nobody answered, or that ran out of time: next rung. Returns new own duties.
   std::vector<ChunkIndex> advance(Time now, Effects& out);
   // The ceiling passed, or the round is being ended: everything still missing becomes local.
@@ -58,12 +58,17 @@ class Contribution {
   Duration resultBudget(Rank target) const;
   // Reducers whose results are overdue.
   ContributorSet overdue(Time now) const;
+  ContributorSet waitsAt() const;  // reducers whose results are missing, this rank too
+  // `target` can not answer yet, and that is not its fault: its time starts again.
+  void grantTime(Time now, Rank target) { assigned_[target.value] = now; }
   Time nextDeadline() const;
   Time ceiling() const { return ceiling_; }
   bool holds(ChunkIndex chunk) const;  // the result is in the tensor
   bool waits(ChunkIndex chunk) const { return chunks_[chunk.value].state != State::got; }
   DataHeader heldHeader(ChunkIndex chunk) const;  // for SendHeld: contributors, weight, attempt
   std::vector<ChunkRange> gotRanges() const;
+  // Chunks that are here, or that somebody else is to reduce.
+  std::vector<ChunkRange> notAt(Rank reducer) const;
   Rank targetOf(ChunkIndex chunk) const { return chunks_[chunk.value].target; }
   // Would the result of this rank's own duty fill a hole? (It is the target, or nobody is.)
   bool takesOwn(ChunkIndex chunk) const {
@@ -97,10 +102,13 @@ class Contribution {
   };
   void settle(Chunk& chunk, Source source, const ContributorSet& contributors, double weight);
   void fillLocal(ChunkIndex index, Effects& out);
-  bool assign(ChunkIndex index, Effects& out);  // true: own duty
+  bool assign(Time now, ChunkIndex index, Effects& out);  // true: own duty
   Time resultDeadline(Rank target) const;
+  template <class Which>
+  std::vector<ChunkRange> ranges(Which which) const;
   void blameMissing(Report& report) const;
   void blameFor(Report& report, const Chunk& chunk, Rank owner, Rank missing) const;
+  void blameWaits(Report& report, Rank missing) const;
 
   const Members& members_;
   const ArrivalPolicy& policy_;
@@ -113,6 +121,7 @@ class Contribution {
   Time ceiling_;
   std::vector<Chunk> chunks_;
   std::vector<std::uint32_t> waiting_at_;  // chunks in state waiting, by target
+  std::vector<Time> assigned_;             // when the target last got a chunk to reduce
   std::uint32_t pending_ = 0;
   std::uint32_t fetching_ = 0;
   bool behind_ = false;

@@ -35,6 +35,22 @@ Report Contribution::report() const {
   return report;
 }
 
+// Whoever could not contribute because it waited for others is not to blame; they are.
+void Contribution::blameWaits(Report& report, Rank missing) const {
+  const auto& held_by = members_.at(missing).held_by;
+  if (held_by.empty() || !members_.counts(missing) || members_.at(missing).voted_out) {
+    report.blamed.emplace(missing, members_.blameFor(missing));
+    return;
+  }
+  held_by.forEach([&](Rank rank) {
+    if (rank == members_.me()) {
+      report.late.insert(rank);
+    } else {
+      report.blamed.emplace(rank, members_.blameFor(rank));
+    }
+  });
+}
+
 void Contribution::blameFor(Report& report, const Chunk& chunk, Rank owner, Rank missing) const {
   const Rank me = members_.me();
   const Rank reducer{(owner.value + chunk.attempt) % members_.size()};
@@ -44,13 +60,17 @@ void Contribution::blameFor(Report& report, const Chunk& chunk, Rank owner, Rank
   } else if (missing == me) {
     report.late.insert(me);
   } else if (doubted) {
-    report.blamed.emplace(missing, members_.blameFor(missing));
+    blameWaits(report, missing);
   } else if ((chunk.why & kNonFiniteDropped) != 0) {
     report.blamed.emplace(missing, Reason::nonfinite);
   } else if (reducer == me && members_.at(missing).settled_before > seq_) {
     report.late.insert(me);  // it was through before this rank came
   } else if ((chunk.why & kOthersSettled) == 0) {
-    report.blamed.emplace(missing, members_.blameFor(missing));
+    blameWaits(report, missing);
+  } else if (reducer == me && members_.at(me).routed_around) {
+    report.late.insert(me);  // it gave this rank up, or went around it
+  } else if (reducer != me && members_.at(reducer).routed_around) {
+    report.blamed.emplace(reducer, members_.blameFor(reducer));
   } else {
     // It had the chunk before its reducer failed: that one is to blame, and whoever else was passed
     // over on the way to the successor.
@@ -77,9 +97,7 @@ void Contribution::blameMissing(Report& report) const {
   const bool said = !report.blamed.empty() || !report.late.empty();
   if (report.outcome == Outcome::complete || said || !done()) return;
   for (const Chunk& chunk : chunks_) {  // never without a reason
-    (all - chunk.contributors).forEach([&](Rank rank) {
-      report.blamed.emplace(rank, members_.blameFor(rank));
-    });
+    (all - chunk.contributors).forEach([&](Rank rank) { blameWaits(report, rank); });
   }
 }
 

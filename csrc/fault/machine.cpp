@@ -114,6 +114,13 @@ void Machine::enterStrict(Time now, Seq seq, StrictSpec spec, Duration timeout) 
     round.votes.add(members_.me(), schema, shape);
     round.strict->start(effects_);
     for (const auto& [rank, theirs] : round.early_enters) {
+      if (members_.gone(rank)) {  // it was not, when it entered
+        refuseStrict(seq, rank);
+        if (schemaOf(theirs, config_.group, config_.view) == schema) {
+          round.strict->lostInside(rank, effects_);
+        }
+        continue;
+      }
       if (schemaOf(theirs, config_.group, config_.view) == schema) {
         round.strict->peerEntered(rank, effects_);
       }
@@ -321,8 +328,10 @@ void Machine::paused(Time now, Duration gap) {
 }
 
 void Machine::closeReady(Round& round, Effects& out) {
-  if (round.votes.contested() && !round.verdict_known) return;
-  for (auto& [schema, reduction] : round.variants) reduction->closeReady(out);
+  for (auto& [schema, reduction] : round.variants) {
+    reduction->holdOpen(voteOpen(round));
+    if (!voteOpen(round)) reduction->closeReady(out);
+  }
 }
 
 bool Machine::quiet(const Round& round) {
@@ -354,6 +363,8 @@ void Machine::prune() {
       // The local rank itself is far behind: keep its round, give up what others might ask for.
       break;
     }
+    // Who entered a strict collective before this rank does not say so again.
+    if (seq > entered_ && !round.early_enters.empty()) break;
     dropVariants(seq, round);
     live_.erase(seq);
     forgotten_before_ = Seq{seq.value + 1};

@@ -140,6 +140,9 @@ class Machine {
   void prune();
   static bool quiet(const Round& round);
   static void closeReady(Round& round, Effects& out);
+  static bool voteOpen(const Round& round) {
+    return round.votes.contested() && !round.verdict_known;
+  }
   void dropVariants(Seq seq, Round& round);
   // machine_rounds.cpp
   void ownDuties(Time now, Seq seq, Round& round, const std::vector<ChunkIndex>& chunks);
@@ -147,6 +150,9 @@ class Machine {
   void expireRound(Time now, Seq seq, Round& round);
   void judgeLate(Time now, Seq seq, Round& round, const ContributorSet& late);
   void struck(Time now, Seq seq, Rank rank, bool strike, const std::string& why);
+  ContributorSet votedOtherwise(const Round& round, SchemaHash schema) const;
+  ContributorSet waitedFor(const Round& round) const;
+  void sayHeld(Time now, Seq asked);
   void suspectReducer(Time now, Seq seq, Rank rank);
   void redirectAll(Time now, Rank target);
   void noteLags(Reduction& reduction);
@@ -172,7 +178,7 @@ class Machine {
   void lateContribution(Time now, Rank from, const DataHeader& header);
   void sendLate(Rank to, const DataHeader& header);
   void pumpChanged(Time now);
-  void hearOfLate(const Round& round, const DataHeader& header);
+  void hearOfLate(Time now, const Round& round, const DataHeader& header);
   void passOn(Round& round, Seq seq, ChunkIndex chunk);
   // machine_control.cpp
   void on(Time now, Rank from, const msg::Enter& enter);
@@ -188,6 +194,7 @@ class Machine {
   void on(Time now, Rank from, const msg::Handover& handover);
   void on(Time now, Rank from, const msg::Leave& leave);
   void on(Time now, Rank from, const msg::Join& join);
+  void refuseStrict(Seq seq, Rank to);
   void announceSettled(Rank gone);
   std::unique_ptr<StrictRound> makeStrict(Seq seq, SchemaHash schema, StrictSpec spec,
                                           Time deadline);
@@ -216,9 +223,11 @@ class Machine {
   std::size_t active_ = 0;          // local rounds not finished
   std::set<Seq> live_;              // rounds that may still change: unfinished, or collecting
   std::map<Rank, Rank> stand_ins_;  // dead root of broadcasts -> who acted last in its place
-  ContributorSet evicted_by_;       // said that this rank is out, and showed no change of mind
-  bool opinions_changed_ = false;   // who is waited for changed: other rounds may close
+  std::map<Seq, msg::StrictFailed> strict_failures_;  // for members that enter after the end
+  ContributorSet evicted_by_;      // said that this rank is out, and showed no change of mind
+  bool opinions_changed_ = false;  // who is waited for changed: other rounds may close
   Time suspect_self_until_{};
+  Time held_said_{};  // when this rank last said whom it waits for
 };
 
 }  // namespace papilio::fault

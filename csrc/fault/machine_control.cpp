@@ -6,6 +6,10 @@
 
 namespace papilio::fault {
 
+namespace {
+constexpr std::size_t kFailuresKept = 64;
+}
+
 void Machine::control(Time now, Rank from, const ControlBody& body) {
   std::visit([&](const auto& message) { on(now, from, message); }, body);
 }
@@ -17,16 +21,19 @@ void Machine::on(Time now, Rank from, const msg::Leave&) {
 }
 
 void Machine::on(Time now, Rank from, const msg::Enter& enter) {
+  if (members_.gone(from)) {
+    refuseStrict(enter.seq, from);
+    Round* running = find(enter.seq);
+    if (running == nullptr || !running->strict || running->finished) return;
+    running->strict->peerGone(from, members_.goneReason(from), effects_);
+    return pump(now, enter.seq, *running);
+  }
+  if (const auto failed = strict_failures_.find(enter.seq); failed != strict_failures_.end()) {
+    return toControl(from, failed->second);  // it comes when all is over
+  }
   if (!inWindow(from, enter.seq)) return;
   newest_ = std::max(newest_, enter.seq);
   Round& round = rounds_[enter.seq];
-  if (members_.gone(from)) {
-    ContributorSet culprit;
-    culprit.insert(from);
-    toControl(from, msg::StrictFailed{enter.seq, culprit,
-                                      static_cast<std::uint8_t>(members_.goneReason(from))});
-    return;
-  }
   const SchemaHash schema = schemaOf(enter.shape, config_.group, config_.view);
   round.votes.add(from, schema, enter.shape);
   if (round.strict) {
@@ -39,6 +46,15 @@ void Machine::on(Time now, Rank from, const msg::Enter& enter) {
     round.early_enters[from] = enter.shape;
   }
   pump(now, enter.seq, round);
+}
+
+// It is out of the group here and does not know it: nobody waits for it, and it must wait for
+// nobody.
+void Machine::refuseStrict(Seq seq, Rank to) {
+  ContributorSet culprit;
+  culprit.insert(to);
+  const auto reason = static_cast<std::uint8_t>(members_.goneReason(to));
+  toControl(to, msg::StrictFailed{seq, culprit, reason});
 }
 
 void Machine::on(Time now, Rank from, const msg::StrictFailed& failure) {
@@ -74,6 +90,8 @@ std::unique_ptr<StrictRound> Machine::makeStrict(Seq seq, SchemaHash schema, Str
 void Machine::strictEnded(Seq seq, Round& round) {
   round.finished = true;
   --active_;
+  if (round.strict->failure()) strict_failures_.emplace(seq, *round.strict->failure());
+  if (strict_failures_.size() > kFailuresKept) strict_failures_.erase(strict_failures_.begin());
   for (auto& effect : effects_) {
     auto* finish = std::get_if<effect::Finish>(&effect);
     if (finish == nullptr || finish->seq != seq) continue;
@@ -102,7 +120,16 @@ void Machine::on(Time now, Rank from, const msg::Nack& nack) {
     const std::set<Seq> rounds = live_;
     for (const Seq seq : rounds) {
       Round* round = find(seq);
-      if (seq >= nack.oldest || round == nullptr || !round->local || round->finished) continue;
+      if (seq >= nack.oldest || round == nullptr || round->finished) continue;
+      if (round->strict && seq == nack.seq && !round->strict->entered().contains(from)) {
+        // The answer to ENTER: over without this rank, so long ago that nobody knows how.
+        ContributorSet self;
+        self.insert(members_.me());
+        const auto reason = static_cast<std::uint8_t>(Reason::slow);
+        round->strict->peerFailedIt(from, {seq, self, reason}, effects_);
+        pump(now, seq, *round);
+      }
+      if (!round->local) continue;
       for (std::uint32_t c = 0; c < round->local->layout().chunkCount(); ++c) {
         round->local->stale(now, from, ChunkIndex{c});
       }
@@ -201,14 +228,32 @@ void Machine::on(Time now, Rank from, const msg::Verdict& verdict) {
 
 void Machine::on(Time now, Rank from, const msg::Progress& progress) {
   members_.at(from).reducer_life = now;
+  members_.noteWaits(now, from, progress.seq, progress.missing);
   if (!progress.missing.contains(members_.me())) return;
   const Seq before = oldestActive();
   if (progress.seq < before) {
     toControl(from, msg::Settled{progress.seq, {}, before});
-  } else if (!members_.mayReduce(from, progress.seq) && !members_.gone(from)) {
+    return;
+  }
+  if (!members_.mayReduce(from, progress.seq) && !members_.gone(from)) {
     // It waits in vain: its shards go elsewhere, and it has not heard so.
     toControl(from, msg::Suspect{from, progress.seq});
   }
+  Round* round = find(progress.seq);
+  if (round != nullptr && round->local) {
+    // It may wait in vain: rounds end out of order, and what this rank routed around it stays
+    // there.
+    for (const auto& range : round->local->notAt(from)) {
+      toControl(from, msg::Settled{progress.seq, range, before});
+    }
+    // It may wait for contributions of another schema, which this rank will never send.
+    const bool sends = round->local->waitsAt().contains(from);
+    const bool differs = round->votes.of(from) != round->my_schema;
+    if (!round->finished && differs && (round->votes.contested() || !sends)) {
+      tellSchema(progress.seq, *round, from);
+    }
+  }
+  sayHeld(now, progress.seq);
 }
 
 void Machine::on(Time, Rank from, const msg::Fetch& fetch) {
@@ -285,7 +330,7 @@ void Machine::on(Time now, Rank, const msg::Suspect& suspect) {
   for (const Seq seq : rounds) {
     Round* round = find(seq);
     if (seq < from || round == nullptr || !round->local || round->finished) continue;
-    ownDuties(now, seq, *round, round->local->redirect(target, effects_));
+    ownDuties(now, seq, *round, round->local->redirect(now, target, effects_));
     pump(now, seq, *round);
   }
 }

@@ -121,7 +121,11 @@ Admission Machine::judgeContribution(Time now, Rank from, const DataHeader& head
     case Reduction::Admit::late: break;
   }
   lateContribution(now, from, header);
-  if (reduction.result(header.chunk) != nullptr) sendLate(from, header);
+  if (reduction.result(header.chunk) != nullptr) {
+    sendLate(from, header);
+  } else {
+    reduction.showed(now, from);  // being reduced right now: it gets the result with the others
+  }
   return Admission::drop;
 }
 
@@ -203,7 +207,7 @@ void Machine::accepted(Time now, Rank from, const DataHeader& header, bool intac
     if (header.attempt > 0) passOn(*round, header.seq, header.chunk);
   } else if (header.type == MessageType::result) {
     round->local->gotResult(now, from, header, effects_);
-    hearOfLate(*round, header);
+    hearOfLate(now, *round, header);
     passOn(*round, header.seq, header.chunk);
   } else if (round->strict) {
     round->strict->blockPlaced(from, header.attempt, header.chunk.value, effects_);
@@ -214,15 +218,21 @@ void Machine::accepted(Time now, Rank from, const DataHeader& header, bool intac
 
 // Who was too late for one reducer is not waited for by the next one either, unless it showed up
 // here: with small tensors, one incident would otherwise cost one deadline per reducer.
-void Machine::hearOfLate(const Round& round, const DataHeader& header) {
+void Machine::hearOfLate(Time now, const Round& round, const DataHeader& header) {
   // Who was counted by another reducer has started up, even if it never had to contribute here.
   (header.contributors & members_.all()).forEach([&](Rank rank) {
     members_.at(rank).ever_contributed = true;
   });
   if ((header.flags & (kNonFiniteDropped | kOthersSettled)) != 0) return;
-  (members_.expected() - header.contributors).forEach([&](Rank rank) {
-    if (rank == members_.me() || round.votes.of(rank)) return;
-    members_.missed(rank, false);
+  const auto late = members_.expected() - header.contributors - round.votes.voters();
+  // One that is late itself can not tell why others are.
+  const bool judge = header.contributors.contains(members_.me());
+  ContributorSet self;
+  self.insert(members_.me());
+  late.forEach([&](Rank rank) {
+    if (rank == members_.me()) return;
+    const auto by = members_.heldBy(now, rank, header.seq, late);
+    members_.missed(rank, false, judge || !by.empty() ? by : self);
     opinions_changed_ = true;
   });
 }

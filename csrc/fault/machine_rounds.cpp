@@ -117,14 +117,13 @@ void Machine::pumpChanged(Time now) {
 }
 
 void Machine::expireRound(Time now, Seq seq, Round& round) {
+  const ContributorSet voters = members_.present() - round.votes.voters();
   for (auto& [schema, reduction] : round.variants) {
-    ContributorSet late = reduction->expire(now);
-    late.forEach([&, mine = schema](Rank rank) {  // it came, with another model: not late
-      const auto vote = round.votes.of(rank);
-      if (vote && *vote != mine) late.erase(rank);
-    });
+    reduction->excuse(votedOtherwise(round, schema));
+    const auto late = reduction->expire(now);
     if (!late.empty()) judgeLate(now, seq, round, late);
-    reduction->reportProgress(now, effects_);
+    reduction->reportProgress(now, voters, effects_);
+    if (reduction->waitingFor().contains(members_.me())) sayHeld(now, seq);
   }
   if (now >= round.vote_until && !round.verdict_known) {
     resolveSchema(now, seq, round, true);
@@ -135,7 +134,12 @@ void Machine::expireRound(Time now, Seq seq, Round& round) {
   }
   if (round.local && !round.finished) {
     Contribution& local = *round.local;
-    local.overdue(now).forEach([&](Rank rank) { suspectReducer(now, seq, rank); });
+    const auto otherwise =
+        voteOpen(round) ? votedOtherwise(round, local.schema()) : ContributorSet{};
+    local.overdue(now).forEach([&](Rank rank) {
+      if (otherwise.contains(rank)) return local.grantTime(now, rank);  // the vote decides
+      suspectReducer(now, seq, rank);
+    });
     if (now >= local.ceiling()) local.giveUp(effects_);
   }
   if (round.strict && !round.finished && now >= round.strict->deadline()) {
@@ -158,6 +162,16 @@ void Machine::judgeLate(Time now, Seq seq, Round& round, const ContributorSet& l
     opinions_changed_ = true;
   }
   missing.erase(members_.me());
+  // Who waits for others in an earlier round is not waited for either, but it is not to blame.
+  ContributorSet held;
+  missing.forEach([&](Rank rank) {
+    const auto by = members_.heldBy(now, rank, seq, late);
+    if (by.empty()) return;
+    held.insert(rank);
+    members_.missed(rank, false, by);
+    opinions_changed_ = true;
+  });
+  missing = missing - held;
   ContributorSet peers = members_.expected();
   peers.erase(members_.me());
   const auto others = peers.count();
@@ -197,11 +211,48 @@ void Machine::struck(Time now, Seq seq, Rank rank, bool strike, const std::strin
              milliseconds(term));
 }
 
+ContributorSet Machine::votedOtherwise(const Round& round, SchemaHash schema) const {
+  if (!round.votes.contested()) return {};
+  return round.votes.voters() - round.votes.votersOf(schema);
+}
+
+// Whom the local rank waits for in a round that it has entered.
+ContributorSet Machine::waitedFor(const Round& round) const {
+  ContributorSet out;
+  if (round.strict) {
+    out = round.strict->owing();
+  } else if (round.local) {
+    if (voteOpen(round)) out = members_.present() - round.votes.voters();
+    out = out | round.local->waitsAt();
+    if (out.contains(members_.me())) {
+      const auto it = round.variants.find(round.local->schema());
+      if (it != round.variants.end()) out = out | it->second->waitingFor();
+    }
+  }
+  out.erase(members_.me());
+  return out;
+}
+
+// Somebody waits for this rank in a round that it can not enter, because it waits for others in an
+// earlier one itself. Everybody hears who they are: every report will have to name somebody.
+void Machine::sayHeld(Time now, Seq asked) {
+  const Seq stuck = oldestActive();
+  const Round* round = find(stuck);
+  if (asked <= entered_ || round == nullptr || round->finished) return;
+  if (now < held_said_ + Reduction::kProgressEvery / 2) return;
+  auto roots = members_.rootsOf(now, waitedFor(*round), stuck);
+  roots.erase(members_.me());
+  if (roots.empty()) return;
+  held_said_ = now;
+  toOthers(msg::Progress{stuck, roots});
+}
+
 void Machine::suspectReducer(Time now, Seq seq, Rank rank) {
   Round& round = rounds_.at(seq);
   const Seq next{entered_.value + 1};
-  if (members_.routeAround(rank, next)) {
-    toOthers(msg::Suspect{rank, next});
+  const auto routed = members_.routeAround(rank, next);
+  if (routed != Members::Routed::known) toOthers(msg::Suspect{rank, next});
+  if (routed == Members::Routed::news) {
     const bool was_timely = members_.at(rank).pace == Member::Pace::timely;
     const bool sick = now < suspect_self_until_;
     struck(

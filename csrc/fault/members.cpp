@@ -56,13 +56,14 @@ Rank Members::reducerFor(Rank owner, Seq seq) const {
   return me_;
 }
 
-bool Members::routeAround(Rank rank, Seq seq) {
+Members::Routed Members::routeAround(Rank rank, Seq seq) {
   Member& member = at(rank);
   const bool news = !member.routed_around || member.reinstated_from.value != 0;
-  member.routed_from = news ? seq : std::min(member.routed_from, seq);
+  const bool earlier = !news && seq < member.routed_from;
+  member.routed_from = news || earlier ? seq : member.routed_from;
   member.routed_around = true;
   member.reinstated_from = Seq{};
-  return news;
+  return news ? Routed::news : earlier ? Routed::earlier : Routed::known;
 }
 
 void Members::reinstate(Rank rank, Seq seq) {
@@ -114,20 +115,75 @@ void Members::caughtUp(Rank rank) {
   member.ever_contributed = true;
   member.voted_out = false;
   member.pace = Member::Pace::timely;
+  member.held_by = {};
   if (++member.timely_streak >= kCleanStreak) member.catch_up_spent = false;
 }
 
-bool Members::missed(Rank rank, bool strike) {
+bool Members::missed(Rank rank, bool strike, const ContributorSet& held_by) {
   Member& member = at(rank);
+  // Still the same incident: it has not caught up since somebody held it up.
+  ContributorSet others = member.held_by;
+  others.erase(me_);
+  const bool held = member.pace != Member::Pace::timely && !others.empty();
+  if (!held) member.held_by = held_by;
   member.pace = Member::Pace::late;
   member.timely_streak = 0;
-  if (!strike) return false;
+  if (!strike || !member.held_by.empty()) return false;
   std::erase_if(member.strikes,
                 [&](std::uint64_t round) { return round + kStrikeWindow <= member.judged_rounds; });
   member.strikes.push_back(member.judged_rounds);
   if (member.strikes.size() < slow_strikes_) return false;
   member.strikes.clear();
   return true;
+}
+
+void Members::noteWaits(Time now, Rank rank, Seq seq, const ContributorSet& missing) {
+  if (missing.contains(rank)) return;  // its own thread is late
+  Member& member = at(rank);
+  const bool fresh = now - member.waits_at <= kFreshWord;
+  if (fresh && seq > member.waits_in) return;  // the oldest round is what it is stuck in
+  member.waits_for = missing;
+  member.waits_in = seq;
+  member.waits_at = now;
+}
+
+bool Members::waits(Time now, Rank rank, Seq seq) const {
+  const Member& member = at(rank);
+  return !member.waits_for.empty() && member.waits_in <= seq && now - member.waits_at <= kFreshWord;
+}
+
+ContributorSet Members::rootsOf(Time now, const ContributorSet& ranks, Seq seq) const {
+  ContributorSet seen = ranks;
+  ContributorSet roots;
+  std::vector<std::pair<Rank, Seq>> open;
+  ranks.forEach([&](Rank rank) { open.emplace_back(rank, seq); });
+  while (!open.empty()) {
+    const auto [rank, in] = open.back();
+    open.pop_back();
+    if (gone(rank) || !waits(now, rank, in)) {
+      roots.insert(rank);
+      continue;
+    }
+    const Member& member = at(rank);
+    (member.waits_for & all()).forEach([&](Rank next) {
+      if (seen.contains(next)) return;
+      seen.insert(next);
+      open.emplace_back(next, member.waits_in);
+    });
+  }
+  return roots;
+}
+
+ContributorSet Members::heldBy(Time now, Rank rank, Seq seq, const ContributorSet& late) const {
+  const Member& member = at(rank);
+  if (gone(rank) || !waits(now, rank, seq) || member.waits_in == seq) return {};
+  ContributorSet out;
+  rootsOf(now, member.waits_for & all(), member.waits_in).forEach([&](Rank root) {
+    const bool troubled =
+        root == me_ || late.contains(root) || doubted(root) || at(root).routed_around;
+    if (root != rank && troubled) out.insert(root);
+  });
+  return out;
 }
 
 void Members::startCatchUp(Time now, Rank rank, Duration patience) {

@@ -34,8 +34,13 @@ struct Member {
   Seq reinstated_from;         // … and from this one on to itself again (0: not announced)
   bool voted_out = false;      // by hearsay: others found its schema to be the wrong one
   Time reducer_life{};         // last RESULT or PROGRESS from it, any round
-  Seq settled_before;          // it needs nothing of rounds before this one
-  Seq gone_before;             // as a reducer it has no results of rounds before this one
+  // PROGRESS: in that round, which it has entered, it waits for these ranks.
+  ContributorSet waits_for;
+  Seq waits_in;
+  Time waits_at{};
+  ContributorSet held_by;  // whom it waited for elsewhere when it was missed
+  Seq settled_before;      // it needs nothing of rounds before this one
+  Seq gone_before;         // as a reducer it has no results of rounds before this one
   std::uint64_t judged_rounds = 0;
   std::uint32_t timely_streak = 0;
   std::vector<std::uint64_t> strikes;  // judged_rounds at each strike, last few
@@ -64,8 +69,9 @@ class Members {
   bool mayReduce(Rank rank, Seq seq) const;  // its shards of that round go to it
   // First rank from `owner` on, in ring order, that may reduce; self when nobody else may.
   Rank reducerFor(Rank owner, Seq seq) const;
-  // The rank does not answer as a reducer. False: that was known.
-  bool routeAround(Rank rank, Seq seq);
+  // The rank does not answer as a reducer.
+  enum class Routed : std::uint8_t { known, earlier, news };  // earlier: now from an older round on
+  Routed routeAround(Rank rank, Seq seq);
   // It announced that it reduces again from `seq` on.
   void reinstate(Rank rank, Seq seq);
   // A round was entered: forget route-arounds that ended before it.
@@ -78,8 +84,17 @@ class Members {
   void judged(Rank rank) { ++at(rank).judged_rounds; }
   // The rank contributed in time (or nearly): wait for it and let it reduce again.
   void caughtUp(Rank rank);
-  // It missed a deadline. True when that was the strike that blacklists it.
-  bool missed(Rank rank, bool strike);
+  // It missed a deadline, held up by `held_by` (empty: nobody known). True when that was the strike
+  // that blacklists it; who is held up gets none.
+  bool missed(Rank rank, bool strike, const ContributorSet& held_by = {});
+  // It said that it waits for `missing` in a round.
+  void noteWaits(Time now, Rank rank, Seq seq, const ContributorSet& missing);
+  // Who keeps `rank` from entering round `seq`, by its own fresh word; those who wait themselves
+  // are replaced by whom they wait for. Empty unless one of them is doubted too (`late`: as of now)
+  // or is this rank: everybody waits for the healthy now and then.
+  ContributorSet heldBy(Time now, Rank rank, Seq seq, const ContributorSet& late) const;
+  // The end of all chains of waiting that start at `ranks`, which are missing in round `seq`.
+  ContributorSet rootsOf(Time now, const ContributorSet& ranks, Seq seq) const;
   // A late rank shows life, far behind: one patience for it per incident.
   void startCatchUp(Time now, Rank rank, Duration patience);
   void recordLag(Rank rank, Duration lag);
@@ -87,6 +102,8 @@ class Members {
  private:
   static constexpr std::uint64_t kStrikeWindow = 10;  // judged rounds
   static constexpr std::uint32_t kCleanStreak = 10;   // timely rounds that forget an incident
+  static constexpr Duration kFreshWord = 500ms;       // five times the period of PROGRESS
+  bool waits(Time now, Rank rank, Seq seq) const;
 
   std::uint32_t n_;
   Rank me_;

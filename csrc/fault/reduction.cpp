@@ -190,7 +190,7 @@ Time Reduction::nextDeadline() const {
     waits = true;
     next = std::min(next, deadlineOf(rank));
   });
-  return waits ? std::min(next, next_progress_) : next;
+  return waits || (vote_open_ && !idle()) ? std::min(next, next_progress_) : next;
 }
 
 void Reduction::withdraw(Rank src, ChunkIndex chunk) {
@@ -272,10 +272,10 @@ bool Reduction::mayResend(ChunkIndex chunk) {
   return it != duties_.end() && ++it->second.resends <= kMaxResends;
 }
 
-void Reduction::reportProgress(Time now, Effects& out) {
+void Reduction::reportProgress(Time now, const ContributorSet& voters, Effects& out) {
   if (now < next_progress_) return;
-  const auto missing = waitingFor();
-  if (missing.empty()) return;
+  const auto missing = vote_open_ ? waitingFor() | voters : waitingFor();
+  if (missing.empty() && (!vote_open_ || idle())) return;
   next_progress_ = now + kProgressEvery;
   // To those who wait here, and to those it waits for: whoever is through with the round says so.
   (shown_ | missing).forEach([&](Rank to) {

@@ -53,6 +53,10 @@ class Reduction {
   // Members whose deadline has passed; they are not waited for any more in this round.
   ContributorSet expire(Time now);
   Time nextDeadline() const;
+  // These are in the round with another schema: they will not come, and they are not late.
+  void excuse(const ContributorSet& ranks) { absent_ = absent_ | ranks; }
+  // Nothing closes before the vote on the schema is over.
+  void holdOpen(bool open) { vote_open_ = open; }
   // `src` takes its contributions back from chunks that are still open (one of them, or all).
   void withdraw(Rank src, ChunkIndex chunk);
   void withdraw(Rank src);
@@ -90,8 +94,8 @@ class Reduction {
   // NACK(corrupt) repeats, bounded per chunk.
   bool mayResend(ChunkIndex chunk);
 
-  // PROGRESS to those who wait here, at most every kProgressEvery.
-  void reportProgress(Time now, Effects& out);
+  // PROGRESS to those who wait here, at most every kProgressEvery. `voters`: who has not voted yet.
+  void reportProgress(Time now, const ContributorSet& voters, Effects& out);
   static constexpr Duration kProgressEvery = 100ms;
 
  private:
@@ -134,6 +138,7 @@ class Reduction {
   Time next_progress_ = kNever;
   std::uint64_t kept_bytes_ = 0;
   bool first_close_seen_ = false;
+  bool vote_open_ = false;
 };
 
 }  // namespace papilio::fault

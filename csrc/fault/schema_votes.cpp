@@ -21,6 +21,12 @@ ContributorSet SchemaVotes::votersOf(SchemaHash schema) const {
   return out;
 }
 
+ContributorSet SchemaVotes::voters() const {
+  ContributorSet out;
+  for (const auto& [rank, vote] : votes_) out.insert(rank);
+  return out;
+}
+
 const RoundShape* SchemaVotes::shapeOf(SchemaHash schema) const {
   const auto it = shapes_.find(schema);
   return it == shapes_.end() ? nullptr : &it->second;

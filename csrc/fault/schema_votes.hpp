@@ -18,6 +18,7 @@ class SchemaVotes {
   bool contested() const { return shapes_.size() > 1; }
   std::optional<SchemaHash> of(Rank rank) const;
   ContributorSet votersOf(SchemaHash schema) const;
+  ContributorSet voters() const;
   const RoundShape* shapeOf(SchemaHash schema) const;
 
   struct Decision {

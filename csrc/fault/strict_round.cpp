@@ -98,7 +98,7 @@ void StrictRound::advance(Effects& out) {
         if (left != 0) return;
       }
       if (entered_ != taking_part_) return;
-      out.push_back(effect::RunPhase{seq_, phase_, taking_part_});
+      out.push_back(effect::RunPhase{seq_, phase_, taking_part_ | gave_});
       ++phase_;
       continue;
     }
@@ -129,11 +129,21 @@ void StrictRound::peerGone(Rank rank, Reason reason, Effects& out) {
   for (auto& unsent : unsent_) unsent.erase(rank);
   // A barrier carries no data, and a rank that gave all it had owes nothing: go on without it.
   if (spec_.shape.kind == OpKind::barrier || !owes || only_sends) {
+    if (spec_.shape.kind != OpKind::barrier && entered_.contains(rank)) gave_.insert(rank);
     taking_part_.erase(rank);
     entered_.erase(rank);
     advance(out);
     return;
   }
+  failBecauseOf(rank, reason, out);
+}
+
+void StrictRound::lostInside(Rank rank, Effects& out) {
+  if (ended_ || spec_.shape.kind != OpKind::allreduce) return;
+  failBecauseOf(rank, members_.goneReason(rank), out);
+}
+
+void StrictRound::failBecauseOf(Rank rank, Reason reason, Effects& out) {
   ContributorSet culprit;
   culprit.insert(rank);
   RoundError error{ErrorKind::peer_failed, culprit, reason, {}, {}, {}};
@@ -167,9 +177,7 @@ void StrictRound::peerFailedIt(Rank from, const msg::StrictFailed& failure, Effe
 
 void StrictRound::fail(RoundError error, Effects& out) {
   if (ended_) return;
-  ContributorSet culprits = error.ranks;
-  if (culprits.empty()) culprits.insert(members_.me());
-  const msg::StrictFailed failure{seq_, culprits, static_cast<std::uint8_t>(error.reason)};
+  const auto failure = failureOf(error);
   // The culprits too, if they can hear it: they must not wait for this rank.
   (taking_part_ & members_.present()).forEach([&](Rank to) {
     if (to != members_.me()) out.push_back(effect::SendControl{to, failure});
@@ -177,13 +185,21 @@ void StrictRound::fail(RoundError error, Effects& out) {
   finish(std::move(error), out);
 }
 
+msg::StrictFailed StrictRound::failureOf(const RoundError& error) const {
+  ContributorSet culprits = error.ranks;
+  if (self_suspect_) culprits = {};
+  if (culprits.empty()) culprits.insert(members_.me());
+  return {seq_, culprits, static_cast<std::uint8_t>(error.reason)};
+}
+
 void StrictRound::finish(RoundError error, Effects& out) {
   ended_ = true;
+  if (error) failure_ = failureOf(error);
   Report report;
   report.shape = spec_.shape;
   report.seq = seq_;
   report.nbytes = spec_.nbytes;
-  const auto missing = members_.all() - taking_part_;
+  const auto missing = members_.all() - taking_part_ - gave_;
   report.outcome = missing.empty() && !error ? Outcome::complete : Outcome::degraded;
   if (!error) {
     const ContributorSet who = contributors();

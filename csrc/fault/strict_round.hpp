@@ -38,6 +38,9 @@ class StrictRound {
   SchemaHash schema() const { return schema_; }
   Time deadline() const { return deadline_; }
   bool ended() const { return ended_; }
+  const ContributorSet& entered() const { return entered_; }
+  // How it failed here, if it did: the answer to a member that enters after that.
+  const std::optional<msg::StrictFailed>& failure() const { return failure_; }
 
   // Announces the entry to every member; fails at once if somebody needed is gone.
   virtual void start(Effects& out);
@@ -50,6 +53,8 @@ class StrictRound {
   void blocksPosted(Rank to, std::uint16_t phase, Effects& out);
   // The rank is gone for good.
   virtual void peerGone(Rank rank, Reason reason, Effects& out);
+  // The rank was gone when this one entered, but it had entered: others may have used its data.
+  void lostInside(Rank rank, Effects& out);
   // Somebody else failed this collective and says because of whom.
   virtual void peerFailedIt(Rank from, const msg::StrictFailed& failure, Effects& out);
   // Only a tolerant broadcast has a use for it.
@@ -72,16 +77,20 @@ class StrictRound {
   ContributorSet taking_part_;  // members of this collective, self included
   ContributorSet entered_;
   std::vector<ContributorSet> unsent_;  // per phase: SendBlocks not yet posted
+  ContributorSet gave_;                 // gone since, but all its data is here and counts
   std::map<Rank, Reason> quit_;         // gone from this collective alone
   bool ended_ = false;
+  std::optional<msg::StrictFailed> failure_;
   bool self_suspect_ = false;  // others gave it up because of this rank
 
  private:
   virtual void advance(Effects& out);
   // What the report says of a result: where it came from, and from whom.
   virtual Source source() const { return Source::reduced; }
-  virtual ContributorSet contributors() const { return taking_part_; }
+  virtual ContributorSet contributors() const { return taking_part_ | gave_; }
   void launchPhase(Effects& out);
+  void failBecauseOf(Rank rank, Reason reason, Effects& out);
+  msg::StrictFailed failureOf(const RoundError& error) const;
 
   std::uint16_t phase_ = 0;                          // the one whose data is being collected
   std::uint16_t launched_ = 0;                       // phases whose sends were asked for

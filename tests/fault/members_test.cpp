@@ -78,9 +78,11 @@ TEST_F(MembersTest, CatchUpIsGrantedOncePerIncident) {
 }
 
 TEST_F(MembersTest, RoutedAroundFromARoundToARound) {
-  EXPECT_TRUE(members_.routeAround(Rank{1}, Seq{10}));
-  EXPECT_FALSE(members_.routeAround(Rank{1}, Seq{8}));  // known, but earlier
-  EXPECT_TRUE(members_.mayReduce(Rank{1}, Seq{7}));     // older rounds are still its own
+  using Routed = Members::Routed;
+  EXPECT_EQ(members_.routeAround(Rank{1}, Seq{10}), Routed::news);
+  EXPECT_EQ(members_.routeAround(Rank{1}, Seq{8}), Routed::earlier);  // the others must hear of it
+  EXPECT_EQ(members_.routeAround(Rank{1}, Seq{9}), Routed::known);
+  EXPECT_TRUE(members_.mayReduce(Rank{1}, Seq{7}));  // older rounds are still its own
   EXPECT_FALSE(members_.mayReduce(Rank{1}, Seq{8}));
   members_.reinstate(Rank{1}, Seq{20});
   EXPECT_FALSE(members_.mayReduce(Rank{1}, Seq{19}));
