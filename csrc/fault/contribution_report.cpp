@@ -59,6 +59,9 @@ void Contribution::blameFor(Report& report, const Chunk& chunk, Rank owner, Rank
     report.blamed.emplace(me, Reason::nonfinite);
   } else if (missing == me) {
     report.late.insert(me);
+  } else if (!chunk.contributors.contains(me) && members_.at(missing).held_by.empty() &&
+             members_.blameFor(missing) == Reason::slow) {
+    report.late.insert(me);  // one that is late itself can not tell why others are
   } else if (doubted) {
     blameWaits(report, missing);
   } else if ((chunk.why & kNonFiniteDropped) != 0) {
