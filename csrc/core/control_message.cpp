@@ -21,6 +21,9 @@ enum class Tag : std::uint8_t {
   suspect,
   reinstate,
   handover,
+  offer,
+  accept,
+  withdraw,
 };
 
 void put(ByteWriter& w, Rank rank) { w.write(rank.value); }
@@ -89,6 +92,18 @@ void write(ByteWriter& w, const msg::Handover& m) {
   put(w, m.seq);
   w.write(static_cast<std::uint8_t>(m.holding));
   put(w, m.ranks);
+}
+void write(ByteWriter& w, const msg::Offer& m) {
+  put(w, m.id);
+  w.write(m.tag);
+  w.write(m.bytes);
+  w.write(m.blocks);
+}
+void write(ByteWriter& w, const msg::Accept& m) { put(w, m.id); }
+void write(ByteWriter& w, const msg::Withdraw& m) {
+  put(w, m.id);
+  w.write(static_cast<std::uint8_t>(m.by_receiver));
+  w.write(m.reason);
 }
 
 Rank getRank(ByteReader& r) { return Rank{r.read<std::uint32_t>()}; }
@@ -193,6 +208,23 @@ Body readHandover(ByteReader& r) {
   if (m.holding == Holding::has && m.ranks.count() != 1) return std::nullopt;
   return m;
 }
+Body readOffer(ByteReader& r) {
+  msg::Offer m;
+  m.id = getSeq(r);
+  m.tag = r.read<std::int32_t>();
+  m.bytes = r.read<std::uint64_t>();
+  m.blocks = r.read<std::uint32_t>();
+  return m;
+}
+Body readWithdraw(ByteReader& r) {
+  msg::Withdraw m;
+  m.id = getSeq(r);
+  const auto by_receiver = r.read<std::uint8_t>();
+  m.reason = r.read<std::uint8_t>();
+  if (by_receiver > 1) return std::nullopt;
+  m.by_receiver = by_receiver == 1;
+  return m;
+}
 
 Body readBody(Tag tag, ByteReader& r) {
   switch (tag) {
@@ -209,6 +241,9 @@ Body readBody(Tag tag, ByteReader& r) {
     case Tag::suspect: return readSuspect(r);
     case Tag::reinstate: return msg::Reinstate{getSeq(r)};
     case Tag::handover: return readHandover(r);
+    case Tag::offer: return readOffer(r);
+    case Tag::accept: return msg::Accept{getSeq(r)};
+    case Tag::withdraw: return readWithdraw(r);
   }
   return std::nullopt;
 }
@@ -250,7 +285,17 @@ std::string text(const ContributorSet& set) {
   return out + "}";
 }
 
+std::string message(Seq id) { return " message " + std::to_string(id.value); }
+
 struct Describe {
+  std::string operator()(const msg::Offer& m) const {
+    return "OFFER" + message(m.id) + " tag " + std::to_string(m.tag) + ", " +
+           std::to_string(m.bytes) + " bytes";
+  }
+  std::string operator()(const msg::Accept& m) const { return "ACCEPT" + message(m.id); }
+  std::string operator()(const msg::Withdraw& m) const {
+    return "WITHDRAW" + message(m.id) + (m.by_receiver ? " by its receiver" : "");
+  }
   std::string operator()(const msg::Join& m) const {
     return "JOIN rank " + std::to_string(m.rank.value) + "/" + std::to_string(m.size);
   }

@@ -112,11 +112,30 @@ struct Handover {
   ContributorSet ranks;
 };
 
+// A point-to-point message waits here for a receive.
+struct Offer {
+  Seq id;  // the sender's name for it
+  std::int32_t tag = 0;
+  std::uint64_t bytes = 0;
+  std::uint32_t blocks = 0;
+};
+// A receive has matched that message: send it.
+struct Accept {
+  Seq id;
+};
+// The sender, or the receiver that had matched it, gave the message up.
+struct Withdraw {
+  Seq id;
+  bool by_receiver = false;
+  std::uint8_t reason = 0;  // fault::Reason
+};
+
 }  // namespace msg
 
-using ControlBody = std::variant<msg::Join, msg::Leave, msg::Enter, msg::StrictFailed, msg::Nack,
-                                 msg::Verdict, msg::Progress, msg::Fetch, msg::None, msg::Settled,
-                                 msg::Suspect, msg::Reinstate, msg::Handover>;
+using ControlBody =
+    std::variant<msg::Join, msg::Leave, msg::Enter, msg::StrictFailed, msg::Nack, msg::Verdict,
+                 msg::Progress, msg::Fetch, msg::None, msg::Settled, msg::Suspect, msg::Reinstate,
+                 msg::Handover, msg::Offer, msg::Accept, msg::Withdraw>;
 
 struct ControlMessage {
   GroupId group;

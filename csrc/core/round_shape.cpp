@@ -18,6 +18,7 @@ std::string_view name(OpKind kind) {
     case OpKind::alltoall: return "alltoall";
     case OpKind::gather: return "gather";
     case OpKind::scatter: return "scatter";
+    case OpKind::message: return "message";
   }
   return "unknown collective";
 }

@@ -20,8 +20,9 @@ enum class OpKind : std::uint8_t {
   alltoall,
   gather,
   scatter,
+  message,  // point to point; in reports only
 };
-inline constexpr std::uint8_t kOpKindLast = 9;
+inline constexpr std::uint8_t kOpKindLast = 9;  // of a shape on the wire
 std::string_view name(OpKind kind);
 
 struct RoundShape {

@@ -40,7 +40,8 @@ std::size_t extensionBytes(MessageType type) {
   switch (type) {
     case MessageType::contribution: return kShapeBytes;
     case MessageType::result: return kResultExtensionBytes;
-    case MessageType::block: return 0;
+    case MessageType::block:
+    case MessageType::piece: return 0;
   }
   return 0;
 }
@@ -105,7 +106,7 @@ ParseError parse(std::span<const std::byte> bytes, DataHeader& out) {
   std::memcpy(&fixed, bytes.data(), kFixedBytes);
   if (fixed.magic != kMagic) return ParseError::magic;
   if (fixed.version != kVersion) return ParseError::version;
-  if (fixed.type < 1 || fixed.type > 3) return ParseError::type;
+  if (fixed.type < 1 || fixed.type > 4) return ParseError::type;
   const auto type = static_cast<MessageType>(fixed.type);
   if (bytes.size() != kHeaderBytes + extensionBytes(type)) return ParseError::length;
   std::uint32_t crc;

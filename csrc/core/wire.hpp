@@ -20,6 +20,7 @@ enum class MessageType : std::uint8_t {
   contribution = 1,  // x_i of one chunk, to its reducer
   result = 2,        // averaged chunk, from a reducer or a holder
   block = 3,         // piece of a strict collective
+  piece = 4,         // piece of a point-to-point message; `seq` is the sender's name for it
 };
 
 // Flags of a RESULT.

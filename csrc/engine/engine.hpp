@@ -52,7 +52,8 @@ struct GroupConfig {
 struct Completion {
   Seq seq;
   fault::Report report;
-  fault::RoundError error;  // kind none: success
+  fault::RoundError error;   // kind none: success
+  std::optional<Rank> peer;  // of a message: the other side
 };
 // Runs once on the progress thread, after the last access to the user's memory. Must not block and
 // must not take the interpreter lock.
@@ -85,6 +86,17 @@ struct StrictRequest {
   bool needs_all = false;
   ContributorSet needed;
   std::uint64_t nbytes = 0;  // for the report
+};
+
+// One point-to-point message, to or from one rank. Messages between two ranks with one tag match in
+// the order of both sides' submissions; a send ends when its memory is free, which takes a receive.
+struct MessageRequest {
+  bool sends = false;
+  std::optional<Rank> peer;  // nullopt: receive from anybody
+  std::int32_t tag = 0;
+  std::byte* data = nullptr;
+  std::uint64_t bytes = 0;
+  RoundShape shape;  // for the report
 };
 
 struct PeerInfo {
@@ -127,6 +139,8 @@ class Engine {
   virtual StatsMap stats() const = 0;
 };
 
+inline constexpr std::uint64_t kMessageNumbers = 1ULL << 63;
+
 class Group {
  public:
   virtual ~Group() = default;
@@ -138,7 +152,9 @@ class Group {
   // Issue order is program order. Sequence numbers start at 1. Never blocks.
   virtual Seq submit(AllreduceRequest request, std::optional<Duration> timeout, DoneFn done) = 0;
   virtual Seq submit(StrictRequest request, std::optional<Duration> timeout, DoneFn done) = 0;
-  // Ends one round early with this error; a round that already ended is left alone.
+  // Numbered apart from the collectives, with kMessageNumbers added.
+  virtual Seq submit(MessageRequest request, std::optional<Duration> timeout, DoneFn done) = 0;
+  // Ends one round or message early with this error; a round that already ended is left alone.
   virtual void cancel(Seq seq, fault::ErrorKind kind, const std::string& text) = 0;
   // Ends all rounds with `aborted` and refuses new ones (they complete with `aborted`).
   virtual void abort(const std::string& why) = 0;

@@ -175,7 +175,7 @@ void GroupRuntime::perform(effect::Finish& e) {
     outbox.dropBlocks(e.seq);
   }
   e.report.elapsed = Clock::now() - local.issued;
-  Completion completion{e.seq, e.report, std::move(e.error)};
+  Completion completion{e.seq, e.report, std::move(e.error), std::nullopt};
   {
     std::lock_guard lock(shared_->mutex);
     shared_->reports.push_back(std::move(e.report));

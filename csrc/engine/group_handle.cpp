@@ -39,7 +39,7 @@ std::map<Rank, std::string> GroupHandle::waitReady(Duration limit) {
 }
 
 template <class Request, class Start>
-Seq GroupHandle::enqueue(Request request, std::optional<Duration> timeout, DoneFn done,
+Seq GroupHandle::enqueue(Seq& last, Request request, std::optional<Duration> timeout, DoneFn done,
                          Start start) {
   const auto issued = GroupRuntime::Clock::now();
   const Duration limit = timeout.value_or(timeout_);
@@ -48,7 +48,7 @@ Seq GroupHandle::enqueue(Request request, std::optional<Duration> timeout, DoneF
   Seq seq;
   {
     std::lock_guard lock(order_);
-    seq = Seq{++last_.value};
+    seq = Seq{++last.value};
     auto command = [engine = engine_.get(), shared = shared_, id = id_, seq, limit, issued, start,
                     request = std::move(request), done]() mutable {
       GroupRuntime* group = engine->group(id);
@@ -75,17 +75,24 @@ Seq GroupHandle::enqueue(Request request, std::optional<Duration> timeout, DoneF
 }
 
 Seq GroupHandle::submit(AllreduceRequest request, std::optional<Duration> timeout, DoneFn done) {
-  return enqueue(std::move(request), timeout, std::move(done),
+  return enqueue(last_, std::move(request), timeout, std::move(done),
                  [](GroupRuntime& group, Seq seq, AllreduceRequest r, Duration limit,
                     GroupRuntime::Clock::time_point issued,
                     DoneFn d) { group.allreduce(seq, r, limit, issued, std::move(d)); });
 }
 
 Seq GroupHandle::submit(StrictRequest request, std::optional<Duration> timeout, DoneFn done) {
-  return enqueue(std::move(request), timeout, std::move(done),
+  return enqueue(last_, std::move(request), timeout, std::move(done),
                  [](GroupRuntime& group, Seq seq, StrictRequest r, Duration limit,
                     GroupRuntime::Clock::time_point issued,
                     DoneFn d) { group.strict(seq, std::move(r), limit, issued, std::move(d)); });
+}
+
+Seq GroupHandle::submit(MessageRequest request, std::optional<Duration> timeout, DoneFn done) {
+  return enqueue(last_message_, std::move(request), timeout, std::move(done),
+                 [](GroupRuntime& group, Seq id, const MessageRequest& r, Duration limit,
+                    GroupRuntime::Clock::time_point issued,
+                    DoneFn d) { group.exchange(id, r, limit, issued, std::move(d)); });
 }
 
 void GroupHandle::withGroup(std::function<void(GroupRuntime&)> action) {

@@ -17,6 +17,7 @@ class GroupHandle final : public Group {
   std::map<Rank, std::string> waitReady(Duration limit) override;
   Seq submit(AllreduceRequest request, std::optional<Duration> timeout, DoneFn done) override;
   Seq submit(StrictRequest request, std::optional<Duration> timeout, DoneFn done) override;
+  Seq submit(MessageRequest request, std::optional<Duration> timeout, DoneFn done) override;
   void cancel(Seq seq, fault::ErrorKind kind, const std::string& text) override;
   void abort(const std::string& why) override;
   void leave() override;
@@ -31,7 +32,8 @@ class GroupHandle final : public Group {
 
  private:
   template <class Request, class Start>
-  Seq enqueue(Request request, std::optional<Duration> timeout, DoneFn done, Start start);
+  Seq enqueue(Seq& last, Request request, std::optional<Duration> timeout, DoneFn done,
+              Start start);
   // Asks the progress thread; an empty answer when the group or the engine is gone.
   template <class Answer>
   Answer ask(std::function<Answer(EngineCore&, GroupRuntime&)> question);
@@ -44,6 +46,7 @@ class GroupHandle final : public Group {
   std::shared_ptr<GroupShared> shared_;
   std::mutex order_;  // sequence numbers and commands in the same order
   Seq last_;
+  Seq last_message_{kMessageNumbers};
 };
 
 }  // namespace papilio::engine

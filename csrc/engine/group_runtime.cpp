@@ -53,6 +53,7 @@ GroupRuntime::GroupRuntime(GroupHost& host, GroupConfig config, std::vector<Peer
       incarnation_(incarnation),
       shared_(std::move(shared)),
       machine_(machineConfig(config_, incarnation)),
+      p2p_(config_.rank, config_.size),
       outboxes_(config_.size, Outbox(kCredits)),
       block_bytes_(maxChunkBytes(config_.size)) {
   joined_.insert(config_.rank);
@@ -103,6 +104,10 @@ void GroupRuntime::strict(Seq seq, StrictRequest request, Duration timeout,
 }
 
 void GroupRuntime::cancel(Seq seq, fault::ErrorKind kind, const std::string& text) {
+  if (seq.value >= kMessageNumbers) {
+    p2p_.cancel(seq, kind, text);
+    return drainMessages();
+  }
   machine_.cancel(host_.now(), seq, kind, text);
   drain();
 }
@@ -110,19 +115,23 @@ void GroupRuntime::cancel(Seq seq, fault::ErrorKind kind, const std::string& tex
 void GroupRuntime::abort(const std::string& why) {
   machine_.cancelAll(host_.now(), fault::ErrorKind::aborted, why);
   drain();
+  p2p_.cancelAll(fault::ErrorKind::aborted, why);
+  drainMessages();
 }
 
 void GroupRuntime::abandon(const std::string& why) {
-  for (auto& [seq, local] : std::exchange(locals_, {})) {
+  const auto end = [&](Seq seq, const RoundShape& shape, const DoneFn& done) {
     Completion completion;
     completion.seq = seq;
     completion.report.seq = seq;
-    completion.report.shape = local.shape;
+    completion.report.shape = shape;
     completion.report.outcome = fault::Outcome::local;
     completion.error.kind = fault::ErrorKind::aborted;
     completion.error.text = why;
-    if (local.done) local.done(completion);
-  }
+    if (done) done(completion);
+  };
+  for (auto& [seq, local] : std::exchange(locals_, {})) end(seq, local.shape, local.done);
+  for (auto& [id, message] : std::exchange(messages_, {})) end(id, message.shape, message.done);
 }
 
 void GroupRuntime::ban(Rank rank, std::optional<Duration> term, const std::string& why) {
@@ -146,12 +155,14 @@ void GroupRuntime::joined(Rank rank, Incarnation incarnation) {
 void GroupRuntime::gone(Rank rank, fault::Reason reason, const std::string& evidence) {
   outboxes_[rank.value].clear();
   machine_.peerGone(host_.now(), rank, reason, evidence);
+  p2p_.peerGone(rank, reason);
   if (reason == fault::Reason::unreachable && !joined_.contains(rank)) {
     std::lock_guard lock(shared_->mutex);
     shared_->refused[rank] = evidence;
   }
   settleReady();
   drain();
+  drainMessages();
 }
 
 void GroupRuntime::settleReady() {
@@ -164,6 +175,13 @@ void GroupRuntime::settleReady() {
 }
 
 void GroupRuntime::control(Rank from, const ControlBody& body) {
+  const auto message = [&](const auto& m) {
+    p2p_.control(from, m);
+    drainMessages();
+  };
+  if (const auto* offer = std::get_if<msg::Offer>(&body)) return message(*offer);
+  if (const auto* accept = std::get_if<msg::Accept>(&body)) return message(*accept);
+  if (const auto* withdraw = std::get_if<msg::Withdraw>(&body)) return message(*withdraw);
   machine_.control(host_.now(), from, body);
   drain();
 }
@@ -176,10 +194,13 @@ void GroupRuntime::paused(Duration gap) {
 void GroupRuntime::tick() {
   machine_.tick(host_.now());
   drain();
+  p2p_.tick(host_.now());
+  drainMessages();
 }
 
 void GroupRuntime::message(Rank from, const DataHeader& header,
                            std::span<const std::byte> payload) {
+  if (header.type == MessageType::piece) return piece(from, header, payload);
   const Time now = host_.now();
   bool intact = false;
   switch (machine_.judge(now, from, header)) {
@@ -278,6 +299,7 @@ StatsMap GroupRuntime::stats() const {
       {"retained_bytes", number(machine_.keptBytes())},
       {"rounds_held", number(machine_.roundsHeld())},
       {"rounds_open", number(locals_.size())},
+      {"messages_open", number(p2p_.open())},
       {"arrival_budget_seconds", toSeconds(machine_.policy().budget())},
   };
   return out;

@@ -21,6 +21,7 @@
 #include "engine/outbox.hpp"
 #include "engine/round_buffers.hpp"
 #include "fault/machine.hpp"
+#include "fault/p2p.hpp"
 
 namespace papilio::engine {
 
@@ -65,6 +66,9 @@ class GroupRuntime {
                  Clock::time_point issued, DoneFn done);
   void strict(Seq seq, StrictRequest request, Duration timeout, Clock::time_point issued,
               DoneFn done);
+  // A point-to-point message; `id` as Group::submit() returns it.
+  void exchange(Seq id, const MessageRequest& request, Duration timeout, Clock::time_point issued,
+                DoneFn done);
   void cancel(Seq seq, fault::ErrorKind kind, const std::string& text);
   void abort(const std::string& why);
   // For what abort() could not end because the machine failed: every DoneFn still runs.
@@ -79,7 +83,7 @@ class GroupRuntime {
   void message(Rank from, const DataHeader& header, std::span<const std::byte> payload);
   void paused(Duration gap);
   void tick();
-  Time nextDeadline() const { return machine_.nextDeadline(); }
+  Time nextDeadline() const { return std::min(machine_.nextDeadline(), p2p_.nextDeadline()); }
 
   // Fills `out` with the next message for `to`. False: nothing, or no staging memory now
   // (`starved`).
@@ -130,10 +134,25 @@ class GroupRuntime {
 
   bool produceResult(Rank to, Outgoing& out, bool& starved);
   bool produceBlock(Rank to, Outgoing& out, bool& starved);
+  bool produceMessage(Rank to, Outgoing& out, bool& starved);
   bool produceContribution(Rank to, Outgoing& out, bool& starved);
   void seal(DataHeader header, Outgoing& out) const;
   // Stages `bytes` and its checksum; false without memory.
   bool stage(std::span<const std::byte> bytes, Outgoing& out, DataHeader& header);
+
+  // group_p2p.cpp
+  struct Message {
+    std::byte* data = nullptr;
+    std::uint64_t bytes = 0;
+    RoundShape shape;
+    Clock::time_point issued;
+    DoneFn done;
+  };
+  void drainMessages();
+  void piece(Rank from, const DataHeader& header, std::span<const std::byte> payload);
+  void perform(const fault::p2p::SendControl& e);
+  void perform(const fault::p2p::SendBlocks& e);
+  void perform(const fault::p2p::Finish& e);
 
   bool keep(Rank from, const DataHeader& header, std::span<const std::byte> payload);
   bool apply(const DataHeader& header, std::span<const std::byte> payload);
@@ -148,6 +167,8 @@ class GroupRuntime {
   Incarnation incarnation_;
   std::shared_ptr<GroupShared> shared_;
   fault::Machine machine_;
+  fault::P2p p2p_;
+  std::map<Seq, Message> messages_;  // of the local rank, not over
   RoundBuffers buffers_;
   std::vector<Outbox> outboxes_;  // by rank
   std::map<Seq, Local> locals_;

@@ -11,6 +11,7 @@ bool GroupRuntime::produce(Rank to, Outgoing& out, bool& starved) {
     return false;
   }
   return produceResult(to, out, starved) || (!starved && produceBlock(to, out, starved)) ||
+         (!starved && produceMessage(to, out, starved)) ||
          (!starved && produceContribution(to, out, starved));
 }
 

@@ -42,11 +42,12 @@ void Outbox::dropBlocks(Seq seq) {
 void Outbox::clear() {
   results_.clear();
   blocks_.clear();
+  messages_.clear();
   shards_.clear();
 }
 
 bool Outbox::empty() const {
-  return results_.empty() && blocks_.empty() &&
+  return flushed() &&
          std::all_of(shards_.begin(), shards_.end(),
                      [](const auto& entry) { return entry.second.queue.empty(); });
 }

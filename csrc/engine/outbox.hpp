@@ -1,5 +1,5 @@
 // What one group still has to send to one rank. Results go first (others wait for them), then
-// blocks of strict collectives, then contributions within their credits.
+// blocks of strict collectives, point-to-point messages, and contributions within their credits.
 #pragma once
 
 #include <cstdint>
@@ -27,6 +27,11 @@ class Outbox {
     std::uint16_t phase = 0;
     std::uint32_t next = 0;  // block index
   };
+  // A point-to-point message that the other side is ready for.
+  struct Message {
+    Seq id;
+    std::uint32_t next = 0;  // block index
+  };
   struct Contribution {
     Seq seq;
     ChunkIndex chunk;
@@ -38,10 +43,12 @@ class Outbox {
 
   void push(Result item) { results_.push_back(std::move(item)); }
   void push(const Blocks& item) { blocks_.push_back(item); }
+  void push(const Message& item) { messages_.push_back(item); }
   void push(const Contribution& item) { shards_[item.owner].queue.push_back(item); }
 
   std::deque<Result>& results() { return results_; }
   std::deque<Blocks>& blocks() { return blocks_; }
+  std::deque<Message>& messages() { return messages_; }
 
   // The next contribution that has a credit; nullptr when there is none. take() removes it and
   // spends the credit, drop() only removes it.
@@ -57,7 +64,7 @@ class Outbox {
 
   bool empty() const;
   // Nothing owed that others wait for (contributions do not count).
-  bool flushed() const { return results_.empty() && blocks_.empty(); }
+  bool flushed() const { return results_.empty() && blocks_.empty() && messages_.empty(); }
 
  private:
   // Contributions to one owner's shard. Every rank sends a shard's chunks in ascending order, so
@@ -71,6 +78,7 @@ class Outbox {
   std::uint32_t credits_;
   std::deque<Result> results_;
   std::deque<Blocks> blocks_;
+  std::deque<Message> messages_;
   std::map<Rank, Shard> shards_;
 };
 

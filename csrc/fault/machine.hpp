@@ -194,6 +194,10 @@ class Machine {
   void on(Time now, Rank from, const msg::Handover& handover);
   void on(Time now, Rank from, const msg::Leave& leave);
   void on(Time now, Rank from, const msg::Join& join);
+  // Point-to-point messages have a machine of their own (p2p.hpp).
+  void on(Time, Rank, const msg::Offer&) {}
+  void on(Time, Rank, const msg::Accept&) {}
+  void on(Time, Rank, const msg::Withdraw&) {}
   void refuseStrict(Seq seq, Rank to);
   void announceSettled(Rank gone);
   std::unique_ptr<StrictRound> makeStrict(Seq seq, SchemaHash schema, StrictSpec spec,

@@ -54,6 +54,7 @@ Admission Machine::judge(Time now, Rank from, const DataHeader& header) {
       members_.at(from).reducer_life = now;
       return judgeResult(from, header);
     case MessageType::block: return judgeBlock(from, header);
+    case MessageType::piece: break;  // not for this machine
   }
   return Admission::drop;
 }

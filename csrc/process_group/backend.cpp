@@ -174,7 +174,7 @@ BackendPapilio::WorkPtr BackendPapilio::submit(Issue issue, Request request) {
   TORCH_CHECK_WITH(DistBackendError, callbacks != nullptr, "papilio: ", issue.op,
                    " on a group that was shut down");
   const Seq seq = group_->submit(std::move(request), timeout, work->completer(callbacks));
-  last_seq_ = seq.value;
+  if constexpr (!std::is_same_v<Request, engine::MessageRequest>) last_seq_ = seq.value;
   work->issued(group_, seq);
   return work;
 }
@@ -455,6 +455,39 @@ BackendPapilio::WorkPtr BackendPapilio::alltoall_base(at::Tensor& output, at::Te
 BackendPapilio::WorkPtr BackendPapilio::barrier(const c10d::BarrierOptions& opts) {
   return submit(Issue{"barrier", c10d::OpType::BARRIER, opts.timeout, {}, {}},
                 strictBarrier(ring()));
+}
+
+BackendPapilio::WorkPtr BackendPapilio::exchange(Issue issue, bool sends, std::optional<int> peer,
+                                                 int tag) {
+  const at::Tensor& tensor = single(issue.keep, issue.op);
+  requireUsable(tensor, issue.op);
+  engine::MessageRequest request;
+  if (peer) {
+    requireRoot(*peer, size_, issue.op);
+    TORCH_CHECK_VALUE(*peer != rank_, "papilio: ", issue.op, " with itself (rank ", rank_, ")");
+    request.peer = Rank{static_cast<std::uint32_t>(*peer)};
+  }
+  request.sends = sends;
+  request.tag = tag;
+  const Buffer buffer = bufferOf(tensor);
+  request.data = buffer.data;
+  request.bytes = buffer.bytes;
+  request.shape = shapeFor(OpKind::message, tensor);
+  return submit(std::move(issue), std::move(request));
+}
+
+BackendPapilio::WorkPtr BackendPapilio::send(Tensors& tensors, int to, int tag) {
+  return exchange({"send", c10d::OpType::SEND, c10d::kUnsetTimeout, {}, tensors}, true, to, tag);
+}
+
+BackendPapilio::WorkPtr BackendPapilio::recv(Tensors& tensors, int from, int tag) {
+  return exchange({"recv", c10d::OpType::RECV, c10d::kUnsetTimeout, tensors, tensors}, false, from,
+                  tag);
+}
+
+BackendPapilio::WorkPtr BackendPapilio::recvAnysource(Tensors& tensors, int tag) {
+  return exchange({"recv", c10d::OpType::RECVANYSOURCE, c10d::kUnsetTimeout, tensors, tensors},
+                  false, std::nullopt, tag);
 }
 
 }  // namespace papilio::pg

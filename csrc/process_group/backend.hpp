@@ -74,6 +74,9 @@ class BackendPapilio final : public c10d::Backend {
                         std::vector<int64_t>& in_splits,
                         const c10d::AllToAllOptions& opts) override;
   WorkPtr barrier(const c10d::BarrierOptions& opts) override;
+  WorkPtr send(Tensors& tensors, int to, int tag) override;
+  WorkPtr recv(Tensors& tensors, int from, int tag) override;
+  WorkPtr recvAnysource(Tensors& tensors, int tag) override;
 
   engine::Group& group();  // throws DistBackendError in a forked child
   const std::string& name() const { return name_; }
@@ -98,6 +101,7 @@ class BackendPapilio final : public c10d::Backend {
   Ring ring() const {
     return {static_cast<std::uint32_t>(rank_), static_cast<std::uint32_t>(size_)};
   }
+  WorkPtr exchange(Issue issue, bool sends, std::optional<int> peer, int tag);
   WorkPtr reduceScatter(Issue issue, const at::Tensor& output, const Tensors& inputs,
                         const c10d::ReduceOp& op);
 

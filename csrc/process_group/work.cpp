@@ -132,6 +132,12 @@ bool WorkPapilio::wait(std::chrono::milliseconds timeout) {
   return true;
 }
 
+int WorkPapilio::sourceRank() const {
+  std::lock_guard lock(mutex_);
+  TORCH_CHECK(completion_ && completion_->peer, "papilio: only a received message has a source");
+  return static_cast<int>(completion_->peer->value);
+}
+
 void WorkPapilio::synchronize() {
   if (c10d::allow_inflight_collective_as_graph_input()) {
     c10d::unregister_work(c10::intrusive_ptr<WorkPapilio>::unsafe_reclaim_from_nonowning(this));

@@ -35,12 +35,14 @@ class WorkPapilio final : public c10d::Work {
   // kNoTimeout: the collective's own timeout. After an explicit timeout the collective is ended
   // with DeadlineExceeded and that is thrown.
   bool wait(std::chrono::milliseconds timeout = kNoTimeout) override;
+  // Group rank that a received message came from.
+  int sourceRank() const override;
   void synchronize() override;
   void abort() override;
   c10::intrusive_ptr<c10::ivalue::Future> getFuture() override { return future_; }
   c10::intrusive_ptr<c10::ivalue::Future> getFutureResult() override { return result_future_; }
   float getDuration() const override;
-  std::uint64_t getSequencenumber() const override { return seq_.value; }
+  std::uint64_t getSequencenumber() const override { return seq_.value & ~engine::kMessageNumbers; }
   std::chrono::milliseconds getTimeout() const override { return timeout_; }
 
   // Report of the finished collective; nullopt while it runs.

@@ -28,7 +28,10 @@ std::vector<ControlBody> samples() {
           msg::Settled{Seq{11}, {0, 2}, Seq{3}},
           msg::Suspect{Rank{2}, Seq{12}},
           msg::Reinstate{Seq{13}},
-          msg::Handover{Seq{14}, Holding::lacks, some}};
+          msg::Handover{Seq{14}, Holding::lacks, some},
+          msg::Offer{Seq{15}, -3, 1ULL << 40, 7},
+          msg::Accept{Seq{16}},
+          msg::Withdraw{Seq{17}, true, 2}};
 }
 
 TEST(ControlMessage, RoundTrip) {
@@ -71,6 +74,9 @@ TEST(ControlMessage, IllegalFieldsAreRejected) {
   EXPECT_TRUE(rejected(msg::Handover{Seq{1}, static_cast<Holding>(0), one}));
   EXPECT_TRUE(rejected(msg::Handover{Seq{1}, Holding::has, one | other}));
   EXPECT_TRUE(rejected(msg::Handover{Seq{1}, Holding::has, {}}));
+  auto withdraw = encode(ControlMessage{GroupId{1}, msg::Withdraw{Seq{1}, true, 0}});
+  withdraw[withdraw.size() - 2] = std::byte{2};
+  EXPECT_FALSE(parseControl(withdraw));
 }
 
 TEST(ControlMessage, NoiseNeverCrashes) {

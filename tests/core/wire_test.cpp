@@ -72,7 +72,7 @@ TEST_P(WireTest, EveryTruncationIsRejected) {
 
 INSTANTIATE_TEST_SUITE_P(Types, WireTest,
                          testing::Values(MessageType::contribution, MessageType::result,
-                                         MessageType::block));
+                                         MessageType::block, MessageType::piece));
 
 // A peer that computes the right checksum over illegal fields.
 TEST(Wire, IllegalFieldsWithAValidChecksum) {
