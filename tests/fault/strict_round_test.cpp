@@ -115,6 +115,44 @@ TEST_F(StrictRoundTest, ADeathAfterItsPartDoesNotHurt) {
   EXPECT_FALSE(finish()->error);
 }
 
+// Its data is in the others' sums as well: it counts, and the report says so.
+TEST_F(StrictRoundTest, WhoGaveAllAndDiedIsAContributor) {
+  auto round = make();
+  round.start(out_);
+  round.peerEntered(Rank{1}, out_);
+  round.peerEntered(Rank{2}, out_);
+  round.blockPlaced(Rank{1}, 0, 0, out_);
+  die(Rank{1});
+  round.peerGone(Rank{1}, Reason::dead, out_);
+  round.blockPlaced(Rank{2}, 0, 0, out_);
+  round.blocksPosted(Rank{2}, 0, out_);
+  const effect::RunPhase* run = nullptr;
+  for (const auto& effect : out_) {
+    if (const auto* phase = std::get_if<effect::RunPhase>(&effect)) run = phase;
+  }
+  ASSERT_NE(run, nullptr);
+  EXPECT_TRUE(run->members.contains(Rank{1}));
+  ASSERT_NE(finish(), nullptr);
+  EXPECT_TRUE(finish()->report.chunks[0].contributors.contains(Rank{1}));
+  EXPECT_EQ(finish()->report.outcome, Outcome::complete);
+}
+
+// Gone before this rank entered, but it had entered: others may have its data in their sums.
+TEST_F(StrictRoundTest, ASumDoesNotGoOnWithoutAMemberThatOthersMayHave) {
+  spec_.shape.kind = OpKind::allreduce;
+  spec_.needs_all = false;
+  die(Rank{1});
+  auto round = make();
+  round.start(out_);
+  EXPECT_FALSE(round.ended());
+  round.lostInside(Rank{1}, out_);
+  ASSERT_NE(finish(), nullptr);
+  EXPECT_EQ(finish()->error.kind, ErrorKind::peer_failed);
+  EXPECT_TRUE(finish()->error.ranks.contains(Rank{1}));
+  ASSERT_TRUE(round.failure()) << "the answer for whoever enters later";
+  EXPECT_TRUE(round.failure()->culprits.contains(Rank{1}));
+}
+
 TEST_F(StrictRoundTest, TheCulpritHearsOfItAndBlamesNobody) {
   auto round = make();
   round.start(out_);

@@ -1,0 +1,64 @@
+// The contributor's side of a round: whose result is overdue when.
+#include "fault/contribution.hpp"
+
+#include <gtest/gtest.h>
+
+namespace papilio::fault {
+namespace {
+
+class ContributionTest : public testing::Test {
+ protected:
+  ContributionTest() : members_(3, Rank{0}, options_, 1), policy_(1s) {
+    shape_.numel = 10;
+    // A small tensor whose only chunk rank 1 reduces.
+    while (Layout(10, 4, 3, Seq{seq_}).owner(ChunkIndex{0}) != Rank{1}) ++seq_;
+    for (std::uint32_t r = 0; r < 3; ++r) {
+      members_.at(Rank{r}).ever_contributed = true;
+      members_.at(Rank{r}).link = Member::Link::up;
+    }
+    round_.emplace(members_, policy_, Seq{seq_}, SchemaHash{5}, shape_, 1.0F, kEntered,
+                   kEntered + 100s);
+    round_->start(out_);
+  }
+  Duration budget() const { return policy_.budget() + Contribution::kResultMargin; }
+
+  static constexpr Time kEntered{50s};
+  GroupOptions options_;
+  Members members_;
+  ArrivalPolicy policy_;
+  RoundShape shape_;
+  std::uint64_t seq_ = 1;
+  std::optional<Contribution> round_;
+  Effects out_;
+};
+
+TEST_F(ContributionTest, AReducerIsOverdueAfterItsBudget) {
+  EXPECT_EQ(round_->targetOf(ChunkIndex{0}), Rank{1});
+  EXPECT_TRUE(round_->overdue(kEntered + budget() - 1ms).empty());
+  EXPECT_TRUE(round_->overdue(kEntered + budget()).contains(Rank{1}));
+  members_.at(Rank{1}).reducer_life = kEntered + 1s;  // it showed PROGRESS
+  EXPECT_TRUE(round_->overdue(kEntered + budget()).empty());
+}
+
+// The time of a stand-in starts when it gets the chunk; its predecessor's is no fault of its own.
+TEST_F(ContributionTest, AStandInIsNotOverdueForItsPredecessor) {
+  const Time later = kEntered + 30s;
+  members_.routeAround(Rank{1}, Seq{seq_});
+  round_->redirect(later, Rank{1}, out_);
+  ASSERT_EQ(round_->targetOf(ChunkIndex{0}), Rank{2});
+  EXPECT_TRUE(round_->overdue(later).empty());
+  EXPECT_TRUE(round_->overdue(later + budget() - 1ms).empty());
+  EXPECT_TRUE(round_->overdue(later + budget()).contains(Rank{2}));
+}
+
+// A reducer that asks for it is told which chunks will never come from here.
+TEST_F(ContributionTest, SaysWhatSomebodyElseReduces) {
+  EXPECT_TRUE(round_->notAt(Rank{1}).empty());
+  members_.routeAround(Rank{1}, Seq{seq_});
+  round_->redirect(kEntered, Rank{1}, out_);
+  EXPECT_EQ(round_->notAt(Rank{1}), (std::vector<ChunkRange>{{0, 1}}));
+  EXPECT_TRUE(round_->notAt(Rank{2}).empty());
+}
+
+}  // namespace
+}  // namespace papilio::fault
