@@ -2,10 +2,10 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup build extension demo test soak bench bench-micro lint format asan tsan cuda wheel clean
+.PHONY: help setup build extension demo test conformance soak bench bench-micro lint format asan tsan cuda wheel clean
 
 help:
-	@echo "make demo | test | bench | bench-micro | lint | format | asan | tsan | cuda | wheel | soak | clean"
+	@echo "make demo | test | conformance | bench | bench-micro | lint | format | asan | tsan | cuda | wheel | soak | clean"
 
 setup:
 	@tools/setup.sh
@@ -22,6 +22,10 @@ demo: extension
 
 test: build
 	@$(PY) tools/run_tests.py
+
+# torch's own DistributedTest for papilio and for gloo; CONFORMANCE_ARGS takes e.g. --world-size 8
+conformance: extension
+	@$(PY) tests/conformance/run.py $(CONFORMANCE_ARGS)
 
 # The long versions of the fault tests.
 soak: build
