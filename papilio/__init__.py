@@ -5,6 +5,7 @@ entry point); import it for options, reports and peers.
 """
 
 import atexit
+import hashlib
 
 import torch.distributed as dist
 
@@ -67,6 +68,19 @@ __all__ = [
 ]
 
 
+def _meeting_place(dist_options):
+    """The store under the names of the group's members.
+
+    torch numbers groups by what each process has created, so that disjoint groups, created by
+    different processes, may have one name and one store.
+    """
+    members = dist_options.global_ranks_in_group
+    if not members:  # all ranks
+        return dist_options.store
+    digest = hashlib.sha256(",".join(map(str, members)).encode()).hexdigest()[:16]
+    return dist.PrefixStore(f"papilio-members-{digest}", dist_options.store)
+
+
 def _create(dist_options, pg_options):
     """Called by torch for every new group (its extended creator interface)."""
     if pg_options is None:
@@ -83,7 +97,7 @@ def _create(dist_options, pg_options):
     settings = to_settings(pg_options.validate(), native)
     name = dist_options.group_id or "world"
     backend = native.create(
-        dist_options.store,
+        _meeting_place(dist_options),
         dist_options.group_rank,
         dist_options.group_size,
         "world" if name == "0" else name,

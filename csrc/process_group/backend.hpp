@@ -5,8 +5,10 @@
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 
 #include <atomic>
+#include <map>
 #include <memory>
 #include <string>
+#include <thread>
 
 #include "engine/engine.hpp"
 #include "process_group/process.hpp"
@@ -74,6 +76,27 @@ class BackendPapilio final : public c10d::Backend {
                         std::vector<int64_t>& in_splits,
                         const c10d::AllToAllOptions& opts) override;
   WorkPtr barrier(const c10d::BarrierOptions& opts) override;
+  void monitoredBarrier(const c10d::BarrierOptions& opts, bool wait_all_ranks = false) override;
+
+  // Sums sparse tensors in place; allreduce() hands them here. Done when it returns.
+  WorkPtr allreduce_sparse(Tensors& tensors, const c10d::AllreduceOptions& opts) override;
+
+  // Several collectives as one Work. Each is a round of its own; they run at the same time.
+  WorkPtr allreduce_coalesced(Tensors& tensors,
+                              const c10d::AllreduceCoalescedOptions& opts) override;
+  WorkPtr allgather_coalesced(std::vector<Tensors>& outputs, Tensors& inputs,
+                              const c10d::AllgatherOptions& opts) override;
+  WorkPtr allgather_into_tensor_coalesced(Tensors& outputs, Tensors& inputs,
+                                          const c10d::AllgatherOptions& opts) override;
+  WorkPtr reduce_scatter_tensor_coalesced(Tensors& outputs, Tensors& inputs,
+                                          const c10d::ReduceScatterOptions& opts) override;
+  WorkPtr gather_into_tensor(at::Tensor& output, at::Tensor& input,
+                             const c10d::GatherOptions& opts) override;
+  // What this thread issues in between is also covered by the Work that endCoalescing() returns. A
+  // block that was never ended (torch does not end one whose body threw) is forgotten.
+  void startCoalescing() override;
+  WorkPtr endCoalescing() override;
+
   WorkPtr send(Tensors& tensors, int to, int tag) override;
   WorkPtr recv(Tensors& tensors, int from, int tag) override;
   WorkPtr recvAnysource(Tensors& tensors, int tag) override;
@@ -90,8 +113,12 @@ class BackendPapilio final : public c10d::Backend {
     Tensors outputs;
     Tensors keep;
   };
+  WorkPtr submit(Issue issue, engine::StrictRequest request);
+  WorkPtr submit(Issue issue, engine::AllreduceRequest request);
+  WorkPtr submit(Issue issue, engine::MessageRequest request);
   template <class Request>
-  WorkPtr submit(Issue issue, Request request);
+  WorkPtr submitAny(Issue issue, Request request);
+  void addToBlock(const WorkPtr& work);
   void forgetParent();
   void requireOwnProcess(const char* what) const;
   std::chrono::milliseconds effective(std::chrono::milliseconds timeout) const;
@@ -102,7 +129,7 @@ class BackendPapilio final : public c10d::Backend {
     return {static_cast<std::uint32_t>(rank_), static_cast<std::uint32_t>(size_)};
   }
   WorkPtr exchange(Issue issue, bool sends, std::optional<int> peer, int tag);
-  WorkPtr reduceScatter(Issue issue, const at::Tensor& output, const Tensors& inputs,
+  WorkPtr reduceScatter(Issue issue, const at::Tensor& output, const std::vector<Buffer>& inputs,
                         const c10d::ReduceOp& op);
 
   const std::string name_;
@@ -115,6 +142,9 @@ class BackendPapilio final : public c10d::Backend {
   std::atomic<bool> timing_{false};
   std::atomic<c10d::ErrorType> error_{c10d::ErrorType::SUCCESS};
   std::mutex shutdown_mutex_;
+  std::atomic<std::uint32_t> monitored_barriers_{0};
+  std::mutex blocks_mutex_;
+  std::map<std::thread::id, std::vector<WorkPtr>> blocks_;  // open coalescing blocks, by thread
 };
 
 }  // namespace papilio::pg

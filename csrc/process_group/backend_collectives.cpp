@@ -1,0 +1,229 @@
+// The collectives: arguments checked, then one request each.
+#include "core/hash.hpp"
+#include "process_group/backend.hpp"
+#include "process_group/tensors.hpp"
+
+namespace papilio::pg {
+
+namespace {
+constexpr std::uint64_t kLeastTolerant = 16;  // elements, protocol.md G2
+}  // namespace
+
+RoundShape BackendPapilio::shapeFor(OpKind kind, const at::Tensor& tensor) const {
+  RoundShape shape;
+  shape.kind = kind;
+  shape.dtype = dtypeOf(tensor);
+  shape.numel = static_cast<std::uint64_t>(tensor.numel());
+  return shape;
+}
+
+// README decision 8: what is tiny is a count, a flag or a metric, whose value is the point; it is
+// never partial and never rescaled, unless the caller says so.
+bool BackendPapilio::tolerant(const RoundShape& shape) const {
+  const bool possible =
+      isFloating(shape.dtype) &&
+      (shape.op == ReduceOp::sum || shape.op == ReduceOp::avg || shape.op == ReduceOp::premul_sum);
+  if (!possible || shape.numel == 0 || !bounded()) return false;
+  return modeOverride() == ModeOverride::tolerant || shape.numel >= kLeastTolerant;
+}
+
+bool BackendPapilio::bounded() const {
+  switch (modeOverride()) {
+    case ModeOverride::strict: return false;
+    case ModeOverride::tolerant: return true;
+    case ModeOverride::none: break;
+  }
+  return settings_.group.mode == fault::Mode::bounded;
+}
+
+BackendPapilio::WorkPtr BackendPapilio::allreduce(Tensors& tensors,
+                                                  const c10d::AllreduceOptions& opts) {
+  const at::Tensor& tensor = single(tensors, "all_reduce");
+  if (tensor.defined() && tensor.layout() == at::kSparse) return allreduce_sparse(tensors, opts);
+  requireUsable(tensor, "all_reduce");
+  RoundShape shape = shapeFor(OpKind::allreduce, tensor);
+  const auto operation = operationOf(opts.reduceOp, shape.dtype);
+  shape.op = operation.op;
+  shape.premul = operation.premul;
+  Issue issue{"all_reduce", c10d::OpType::ALLREDUCE, opts.timeout, tensors, tensors};
+  if (!tolerant(shape)) {
+    return submit(std::move(issue), strictAllreduce(ring(), shape, bufferOf(tensor)));
+  }
+  if (!settings_.fingerprint.empty()) shape.fingerprint = hashBytes(settings_.fingerprint) | 1;
+  return submit(std::move(issue), engine::AllreduceRequest{tensor.data_ptr(), shape});
+}
+
+BackendPapilio::WorkPtr BackendPapilio::broadcast(Tensors& tensors,
+                                                  const c10d::BroadcastOptions& opts) {
+  const at::Tensor& tensor = single(tensors, "broadcast");
+  requireUsable(tensor, "broadcast");
+  RoundShape shape = shapeFor(OpKind::broadcast, tensor);
+  shape.root = static_cast<std::uint32_t>(requireRoot(opts.rootRank, size_, "broadcast"));
+  const bool outlives_root = bounded();
+  return submit(Issue{"broadcast", c10d::OpType::BROADCAST, opts.timeout, tensors, tensors},
+                outlives_root ? tolerantBroadcast(ring(), shape, bufferOf(tensor))
+                              : strictBroadcast(ring(), shape, bufferOf(tensor)));
+}
+
+BackendPapilio::WorkPtr BackendPapilio::allgather(std::vector<Tensors>& outputs, Tensors& inputs,
+                                                  const c10d::AllgatherOptions& opts) {
+  const at::Tensor& input = single(inputs, "all_gather");
+  requireUsable(input, "all_gather input");
+  TORCH_CHECK_VALUE(outputs.size() == 1, "papilio: all_gather takes one output list, got ",
+                    outputs.size());
+  requireList(outputs[0], static_cast<std::size_t>(size_), input, input.numel(),
+              "all_gather output");
+  return submit(Issue{"all_gather", c10d::OpType::ALLGATHER, opts.timeout, outputs[0],
+                      joined(outputs[0], inputs)},
+                strictAllgather(ring(), shapeFor(OpKind::allgather, input), bufferOf(input),
+                                buffersOf(outputs[0])));
+}
+
+BackendPapilio::WorkPtr BackendPapilio::_allgather_base(at::Tensor& output, at::Tensor& input,
+                                                        const c10d::AllgatherOptions& opts) {
+  requireWhole(output, input, size_, "all_gather");
+  return submit(
+      Issue{"all_gather", c10d::OpType::_ALLGATHER_BASE, opts.timeout, {output}, {output, input}},
+      strictAllgather(ring(), shapeFor(OpKind::allgather, input), bufferOf(input),
+                      partsOf(output, size_)));
+}
+
+BackendPapilio::WorkPtr BackendPapilio::gather(std::vector<Tensors>& outputs, Tensors& inputs,
+                                               const c10d::GatherOptions& opts) {
+  const at::Tensor& input = single(inputs, "gather");
+  requireUsable(input, "gather input");
+  RoundShape shape = shapeFor(OpKind::gather, input);
+  shape.root = static_cast<std::uint32_t>(requireRoot(opts.rootRank, size_, "gather"));
+  Tensors list;
+  if (rank_ == static_cast<int>(shape.root)) {
+    TORCH_CHECK_VALUE(outputs.size() == 1, "papilio: gather needs one output list at the root");
+    list = outputs[0];
+    requireList(list, static_cast<std::size_t>(size_), input, input.numel(), "gather output");
+  } else {
+    TORCH_CHECK_VALUE(outputs.empty(), "papilio: gather takes outputs at the root only");
+  }
+  return submit(Issue{"gather", c10d::OpType::GATHER, opts.timeout, list, joined(list, inputs)},
+                strictGather(ring(), shape, bufferOf(input), buffersOf(list)));
+}
+
+BackendPapilio::WorkPtr BackendPapilio::gather_into_tensor(at::Tensor& output, at::Tensor& input,
+                                                           const c10d::GatherOptions& opts) {
+  requireUsable(input, "gather input");
+  RoundShape shape = shapeFor(OpKind::gather, input);
+  shape.root = static_cast<std::uint32_t>(requireRoot(opts.rootRank, size_, "gather"));
+  const bool root = rank_ == static_cast<int>(shape.root);
+  if (root) requireWhole(output, input, size_, "gather");
+  const Tensors outputs = root ? Tensors{output} : Tensors{};
+  return submit(
+      Issue{"gather", c10d::OpType::GATHER, opts.timeout, outputs, joined(outputs, {input})},
+      strictGather(ring(), shape, bufferOf(input),
+                   root ? partsOf(output, size_) : std::vector<Buffer>{}));
+}
+
+BackendPapilio::WorkPtr BackendPapilio::scatter(Tensors& outputs, std::vector<Tensors>& inputs,
+                                                const c10d::ScatterOptions& opts) {
+  const at::Tensor& output = single(outputs, "scatter");
+  requireUsable(output, "scatter output");
+  RoundShape shape = shapeFor(OpKind::scatter, output);
+  shape.root = static_cast<std::uint32_t>(requireRoot(opts.rootRank, size_, "scatter"));
+  Tensors list;
+  if (rank_ == static_cast<int>(shape.root)) {
+    TORCH_CHECK_VALUE(inputs.size() == 1, "papilio: scatter needs one input list at the root");
+    list = inputs[0];
+    requireList(list, static_cast<std::size_t>(size_), output, output.numel(), "scatter input");
+  } else {
+    TORCH_CHECK_VALUE(inputs.empty(), "papilio: scatter takes inputs at the root only");
+  }
+  return submit(
+      Issue{"scatter", c10d::OpType::SCATTER, opts.timeout, outputs, joined(list, outputs)},
+      strictScatter(ring(), shape, bufferOf(output), buffersOf(list)));
+}
+
+BackendPapilio::WorkPtr BackendPapilio::reduce(Tensors& tensors, const c10d::ReduceOptions& opts) {
+  const at::Tensor& tensor = single(tensors, "reduce");
+  requireUsable(tensor, "reduce");
+  RoundShape shape = shapeFor(OpKind::reduce, tensor);
+  shape.root = static_cast<std::uint32_t>(requireRoot(opts.rootRank, size_, "reduce"));
+  const auto operation = operationOf(opts.reduceOp, shape.dtype);
+  shape.op = operation.op;
+  shape.premul = operation.premul;
+  return submit(Issue{"reduce", c10d::OpType::REDUCE, opts.timeout, tensors, tensors},
+                strictReduce(ring(), shape, bufferOf(tensor)));
+}
+
+BackendPapilio::WorkPtr BackendPapilio::reduceScatter(Issue issue, const at::Tensor& output,
+                                                      const std::vector<Buffer>& inputs,
+                                                      const c10d::ReduceOp& op) {
+  RoundShape shape = shapeFor(OpKind::reduce_scatter, output);
+  const auto operation = operationOf(op, shape.dtype);
+  shape.op = operation.op;
+  shape.premul = operation.premul;
+  return submit(std::move(issue), strictReduceScatter(ring(), shape, bufferOf(output), inputs));
+}
+
+BackendPapilio::WorkPtr BackendPapilio::reduce_scatter(Tensors& outputs,
+                                                       std::vector<Tensors>& inputs,
+                                                       const c10d::ReduceScatterOptions& opts) {
+  const at::Tensor& output = single(outputs, "reduce_scatter");
+  requireUsable(output, "reduce_scatter output");
+  TORCH_CHECK_VALUE(inputs.size() == 1, "papilio: reduce_scatter takes one input list, got ",
+                    inputs.size());
+  requireList(inputs[0], static_cast<std::size_t>(size_), output, output.numel(),
+              "reduce_scatter input");
+  return reduceScatter({"reduce_scatter", c10d::OpType::REDUCE_SCATTER, opts.timeout, outputs,
+                        joined(inputs[0], outputs)},
+                       output, buffersOf(inputs[0]), opts.reduceOp);
+}
+
+BackendPapilio::WorkPtr BackendPapilio::_reduce_scatter_base(
+    at::Tensor& output, at::Tensor& input, const c10d::ReduceScatterOptions& opts) {
+  requireWhole(input, output, size_, "reduce_scatter");
+  return reduceScatter({"reduce_scatter",
+                        c10d::OpType::_REDUCE_SCATTER_BASE,
+                        opts.timeout,
+                        {output},
+                        {output, input}},
+                       output, partsOf(input, size_), opts.reduceOp);
+}
+
+BackendPapilio::WorkPtr BackendPapilio::alltoall(Tensors& outputs, Tensors& inputs,
+                                                 const c10d::AllToAllOptions& opts) {
+  TORCH_CHECK_VALUE(outputs.size() == static_cast<std::size_t>(size_) &&
+                        inputs.size() == static_cast<std::size_t>(size_),
+                    "papilio: all_to_all needs ", size_, " inputs and outputs, got ", inputs.size(),
+                    " and ", outputs.size());
+  for (const auto& tensor : joined(outputs, inputs)) {
+    requireUsable(tensor, "all_to_all");
+    TORCH_CHECK_TYPE(tensor.scalar_type() == inputs[0].scalar_type(),
+                     "papilio: all_to_all tensors of different dtypes");
+  }
+  RoundShape shape = shapeFor(OpKind::alltoall, inputs[0]);
+  shape.numel = 0;  // may differ between pairs; each block's size is checked on arrival
+  return submit(
+      Issue{"all_to_all", c10d::OpType::ALLTOALL, opts.timeout, outputs, joined(outputs, inputs)},
+      strictAlltoall(ring(), shape, buffersOf(outputs), buffersOf(inputs)));
+}
+
+BackendPapilio::WorkPtr BackendPapilio::alltoall_base(at::Tensor& output, at::Tensor& input,
+                                                      std::vector<int64_t>& out_splits,
+                                                      std::vector<int64_t>& in_splits,
+                                                      const c10d::AllToAllOptions& opts) {
+  requireUsable(output, "all_to_all_single output");
+  requireUsable(input, "all_to_all_single input");
+  TORCH_CHECK_TYPE(output.scalar_type() == input.scalar_type(),
+                   "papilio: all_to_all_single output dtype ", output.scalar_type(),
+                   " differs from input dtype ", input.scalar_type());
+  RoundShape shape = shapeFor(OpKind::alltoall, input);
+  shape.numel = 0;
+  return submit(
+      Issue{"all_to_all", c10d::OpType::ALLTOALL_BASE, opts.timeout, {output}, {output, input}},
+      strictAlltoall(ring(), shape, splitRows(output, out_splits, size_, "output"),
+                     splitRows(input, in_splits, size_, "input")));
+}
+
+BackendPapilio::WorkPtr BackendPapilio::barrier(const c10d::BarrierOptions& opts) {
+  return submit(Issue{"barrier", c10d::OpType::BARRIER, opts.timeout, {}, {}},
+                strictBarrier(ring()));
+}
+
+}  // namespace papilio::pg
