@@ -205,13 +205,24 @@ void GroupRuntime::message(Rank from, const DataHeader& header,
   bool intact = false;
   switch (machine_.judge(now, from, header)) {
     case fault::Admission::drop: drain(); return;
-    case fault::Admission::keep: intact = keep(from, header, payload); break;
+    case fault::Admission::keep:
+      if (buffers_.keptOf(from) >= mostKept()) {
+        ++flooded_;
+        // What is needed first stays; the other is as if it had been lost on the way.
+        if (!buffers_.dropLater(from, header.seq)) return drain();
+      }
+      intact = keep(from, header, payload);
+      break;
     case fault::Admission::apply: intact = apply(header, payload); break;
     case fault::Admission::place: intact = place(from, header, payload); break;
   }
   machine_.accepted(now, from, header, intact);
   drain();
 }
+
+// A peer's credits bound what it may have unanswered here, even if this rank stands in for all
+// others; twice that, because it may give a chunk up before it is reduced.
+std::uint32_t GroupRuntime::mostKept() const { return 2 * kCredits * config_.size; }
 
 bool GroupRuntime::keep(Rank from, const DataHeader& header, std::span<const std::byte> payload) {
   BlockRef block = host_.pool().allocate(static_cast<std::uint32_t>(payload.size()));
@@ -295,6 +306,7 @@ StatsMap GroupRuntime::stats() const {
       {"fetches", number(c.fetches)},
       {"redone_chunks", number(c.redone_chunks)},
       {"nonfinite_dropped", number(nonfinite_dropped_)},
+      {"rejected.flood", number(flooded_)},
       {"views", number(machine_.view().value)},
       {"retained_bytes", number(machine_.keptBytes())},
       {"rounds_held", number(machine_.roundsHeld())},

@@ -154,6 +154,7 @@ class GroupRuntime {
   void perform(const fault::p2p::SendBlocks& e);
   void perform(const fault::p2p::Finish& e);
 
+  std::uint32_t mostKept() const;
   bool keep(Rank from, const DataHeader& header, std::span<const std::byte> payload);
   bool apply(const DataHeader& header, std::span<const std::byte> payload);
   bool place(Rank from, const DataHeader& header, std::span<const std::byte> payload);
@@ -175,6 +176,7 @@ class GroupRuntime {
   ContributorSet joined_;
   std::uint32_t block_bytes_;
   std::uint64_t nonfinite_dropped_ = 0;
+  std::uint64_t flooded_ = 0;  // contributions beyond what credits allow
   bool draining_ = false;
 };
 

@@ -47,9 +47,8 @@ void Outbox::clear() {
 }
 
 bool Outbox::empty() const {
-  return flushed() &&
-         std::all_of(shards_.begin(), shards_.end(),
-                     [](const auto& entry) { return entry.second.queue.empty(); });
+  return flushed() && std::all_of(shards_.begin(), shards_.end(),
+                                  [](const auto& entry) { return entry.second.queue.empty(); });
 }
 
 }  // namespace papilio::engine

@@ -33,6 +33,10 @@ struct KeptResult {
 class RoundBuffers {
  public:
   void keep(const ChunkKey& key, KeptContribution contribution);
+  // Contributions of this rank that are here, not yet reduced.
+  std::uint32_t keptOf(Rank rank) const;
+  // Drops the one of them that is for the latest round, if that is later than `seq`.
+  bool dropLater(Rank rank, Seq seq);
   // Removes and returns the chunk's contributions, sorted by rank.
   std::vector<KeptContribution> takeContributions(const ChunkKey& key);
   void keepResult(const ChunkKey& key, KeptResult result) { results_[key] = std::move(result); }
@@ -41,8 +45,11 @@ class RoundBuffers {
   void clear();
 
  private:
+  void uncount(const std::vector<KeptContribution>& contributions);
+
   std::map<ChunkKey, std::vector<KeptContribution>> contributions_;
   std::map<ChunkKey, KeptResult> results_;
+  std::map<Rank, std::uint32_t> kept_;
 };
 
 }  // namespace papilio::engine

@@ -120,6 +120,33 @@ TEST(Hostile, AnImpostorIsNotBelieved) {
   expectHealthy(cluster);
 }
 
+// Contributions for thousands of rounds that nobody has entered: no more is kept than credits
+// allow, and the group goes on.
+TEST(Hostile, ContributionsToFutureRoundsAreBounded) {
+  Cluster cluster(3);
+  const Bytes payload(40'000, std::byte{0});
+  DataHeader header;
+  header.group = GroupId{1};
+  header.view = ViewNumber{1};
+  header.src = Rank{1};
+  header.incarnation = cluster.groups[0]->peers()[1].incarnation;
+  header.shape = tolerant(10'000);
+  header.schema = schemaOf(header.shape, header.group, header.view);
+  header.payload_bytes = 40'000;
+  header.payload_crc = crc32c(payload);
+  constexpr std::uint64_t kRounds = 3000;
+  const double before = cluster.stat(0, "staging.bytes_in_use");
+  for (std::uint64_t seq = 1000; seq < 1000 + kRounds; ++seq) {
+    header.seq = Seq{seq};
+    cluster.network.inject(1, 0, encoded(header), payload);
+  }
+  // A third of the rounds have their only chunk here; 24 of those contributions are kept.
+  EXPECT_TRUE(eventually([&] { return cluster.stat(0, "bytes.received") >= kRounds * 40'000.0; }));
+  EXPECT_GT(cluster.groupStat(0, "rejected.flood"), kRounds / 4.0);
+  EXPECT_LE(cluster.stat(0, "staging.bytes_in_use") - before, 24.0 * 64 * 1024);
+  expectHealthy(cluster);
+}
+
 TEST(Hostile, JoinsForGroupsThatDoNotExistAreBounded) {
   Cluster cluster(2);
   for (std::uint32_t id = 1000; id < 6000; ++id) {
