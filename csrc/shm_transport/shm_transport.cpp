@@ -4,6 +4,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <deque>
@@ -18,6 +19,8 @@ namespace papilio::shm {
 namespace {
 
 constexpr int kBatch = 32;  // messages from one peer before the others are looked at
+// Without a sleep, the other lane's descriptor is looked at once in so many calls.
+constexpr unsigned kLookEvery = 32;
 // Pages of peers' segments that are mapped here count as resident memory of this process.
 constexpr std::uint64_t kMappedBytes = 24ULL << 20;
 
@@ -38,6 +41,7 @@ struct Resources {
   explicit Resources(int other_fd) {
     for (const int fd : {other_fd, bell.readFd()}) {
       epoll_event event{EPOLLIN, {}};
+      event.data.fd = fd;
       if (epoll >= 0 && epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) == 0) continue;
       const std::string why = std::strerror(errno);
       if (epoll >= 0) close(epoll);
@@ -78,6 +82,7 @@ class ShmTransport final : public engine::Transport {
     if (parts.own && parts.own->host_id != config_.host_id) why = "it is on another host";
     const bool near = resources_ && parts.own && parts.own->host_id == config_.host_id;
     const bool mapped = near && map(peer, process, *parts.own, why);
+    other_quiet_ = false;
     if (!only()) {
       other_->connect(peer, process, parts.other_lane);
     } else if (!mapped) {
@@ -86,6 +91,7 @@ class ShmTransport final : public engine::Transport {
   }
 
   void disconnect(PeerId peer, bool process_is_dead) override {
+    other_quiet_ = false;
     other_->disconnect(peer, process_is_dead);
     const auto it = links_.find(peer);
     if (it == links_.end()) return;
@@ -113,6 +119,7 @@ class ShmTransport final : public engine::Transport {
         return true;
       }
     }
+    other_quiet_ = false;
     if (!only()) return other_->send(peer, header, payload, token);
     const bool staged = payload.empty() || segment().offsetOf(payload) != 0;
     if (it == links_.end() || !it->second->broken().empty() || !staged) return false;
@@ -121,7 +128,7 @@ class ShmTransport final : public engine::Transport {
   }
 
   std::uint32_t progress() override {
-    wakeUp();
+    look();
     std::uint32_t events = 0;
     for (std::size_t i = 0; i < order_.size(); ++i) {
       const auto it = links_.find(order_[i]);
@@ -132,7 +139,8 @@ class ShmTransport final : public engine::Transport {
     std::vector<std::pair<PeerId, std::string>> errors;
     errors.swap(errors_);
     for (const auto& [peer, why] : errors) observer_.onPeerError(peer, why);
-    return events + static_cast<std::uint32_t>(errors.size()) + other_->progress();
+    events += static_cast<std::uint32_t>(errors.size());
+    return other_quiet_ ? events : events + other_->progress();
   }
 
   int eventFd() const override { return resources_ ? resources_->epoll : other_->eventFd(); }
@@ -143,7 +151,8 @@ class ShmTransport final : public engine::Transport {
     if (sleep_ % 2 == 0) sleep.store(++sleep_);
     bool ready = !errors_.empty();
     for (auto& [peer, link] : links_) ready = link->readyBeforeSleep() || ready;
-    if (!ready && other_->arm()) return true;
+    if (!ready && !other_quiet_) other_quiet_ = other_->arm();
+    if (!ready && other_quiet_) return true;
     sleep.store(++sleep_);
     return false;
   }
@@ -205,10 +214,23 @@ class ShmTransport final : public engine::Transport {
     return true;
   }
 
-  void wakeUp() {
-    if (sleep_ % 2 == 0) return;
-    segment().control().sleep.store(++sleep_);
-    resources_->bell.drain();
+  // Ends a sleep, and finds out whether the other lane has something: to progress it each time, and
+  // to arm it before each sleep, would cost system calls for a lane that is mostly idle.
+  void look() {
+    if (!resources_) return;
+    const bool slept = sleep_ % 2 == 1;
+    if (slept) segment().control().sleep.store(++sleep_);
+    if (!slept && ++unseen_ < kLookEvery) return;
+    unseen_ = 0;
+    std::array<epoll_event, 2> ready;
+    const int count = epoll_wait(resources_->epoll, ready.data(), ready.size(), 0);
+    for (int i = 0; i < count; ++i) {
+      if (ready[static_cast<std::size_t>(i)].data.fd == resources_->bell.readFd()) {
+        resources_->bell.drain();
+      } else {
+        other_quiet_ = false;
+      }
+    }
   }
 
   std::uint32_t serve(Link& link) {
@@ -278,7 +300,9 @@ class ShmTransport final : public engine::Transport {
   std::vector<std::uint32_t> free_slots_;
   std::vector<std::pair<PeerId, std::string>> errors_;
   std::deque<Waiting> waiting_;
-  std::uint64_t sleep_ = 0;  // as in the segment: odd while this process sleeps
+  std::uint64_t sleep_ = 0;   // as in the segment: odd while this process sleeps
+  bool other_quiet_ = false;  // armed, and nothing seen on its descriptor since
+  unsigned unseen_ = 0;       // calls of look() since it looked
   std::uint64_t sent_ = 0;
   std::uint64_t received_ = 0;
   std::uint64_t read_since_ = 0;  // payload bytes since forgetPages()

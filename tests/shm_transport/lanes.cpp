@@ -41,6 +41,24 @@ bool OtherLane::send(PeerId peer, std::span<const std::byte>, std::span<const st
   return true;
 }
 
+void OtherLane::stir() {
+  const std::uint64_t one = 1;
+  static_cast<void>(!write(fd_, &one, sizeof one));
+}
+
+std::uint32_t OtherLane::progress() {
+  ++progressed;
+  std::uint64_t count = 0;
+  if (read(fd_, &count, sizeof count) != static_cast<ssize_t>(sizeof count)) return 0;
+  stirred += count;
+  return static_cast<std::uint32_t>(count);
+}
+
+bool OtherLane::arm() {
+  pollfd event{fd_, POLLIN, 0};
+  return poll(&event, 1, 0) == 0;
+}
+
 Lane::Lane(std::uint64_t id, Use use, std::string host) : process(id) {
   auto behind = std::make_unique<OtherLane>(seen);
   other = behind.get();

@@ -53,14 +53,19 @@ class OtherLane final : public engine::Transport {
   void disconnect(PeerId peer, bool) override { connected.erase(peer); }
   bool send(PeerId peer, std::span<const std::byte> header, std::span<const std::byte> payload,
             SendToken token) override;
-  std::uint32_t progress() override { return 0; }
+  std::uint32_t progress() override;
   int eventFd() const override { return fd_; }
-  bool arm() override { return true; }
+  bool arm() override;
   std::string laneName(PeerId) const override { return "other"; }
   bool shutdown(std::uint32_t) override { return true; }
 
+  // Something arrives for it: its descriptor becomes readable until it is progressed.
+  void stir();
+
   std::map<PeerId, Bytes> connected;
   std::uint64_t sent = 0;
+  std::uint64_t progressed = 0;  // calls
+  std::uint64_t stirred = 0;     // handled
 
  private:
   engine::TransportObserver& observer_;

@@ -132,6 +132,32 @@ TEST(ShmTransport, WithAProcessThatHasNoSegmentTheOtherLaneIsUsed) {
   EXPECT_EQ(without.other->sent, 1u);
 }
 
+// It is left alone while it has nothing, and not forgotten while shared memory keeps both sides
+// busy.
+TEST(ShmTransport, TheOtherLaneIsServedWhenItStirs) {
+  Lane a(1), b(2);
+  a.connect(0, b);
+  b.connect(0, a);
+  ASSERT_TRUE(connected(a, b));
+  ASSERT_TRUE(pump({&a, &b}, [&] { return a.transport->arm() && b.transport->arm(); }));
+  const auto calls = a.other->progressed;
+  SendToken token = 0;
+  const auto busy = [&] {
+    a.send(0, Bytes(64), Bytes(100), ++token);
+    a.transport->progress();
+    b.transport->progress();
+  };
+  for (int i = 0; i < 1000; ++i) busy();
+  EXPECT_LE(a.other->progressed - calls, 1u);
+  a.other->stir();
+  int rounds = 0;
+  while (a.other->stirred == 0 && ++rounds < 100) busy();
+  EXPECT_EQ(a.other->stirred, 1u);
+  // And out of a sleep.
+  a.other->stir();
+  ASSERT_TRUE(pump({&a, &b}, [&] { return a.other->stirred == 2; }, std::chrono::seconds(1)));
+}
+
 TEST(ShmTransport, SharedMemoryOnlySendsWhatWaitedAndNamesWhoCanNotBeReached) {
   Lane a(1, Use::only), b(2, Use::only), far(3, Use::only, "elsewhere");
   a.connect(0, b);
