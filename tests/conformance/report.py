@@ -6,6 +6,9 @@ import re
 import torch
 
 OUTCOMES = ("passed", "failed", "skipped")
+# Ends the name of a test that torch skips by the backend's name and that was run all the same. Not
+# counted among torch's.
+EXTRA = " (kept for MPI)"
 # Tests that no backend from outside of torch can pass, each with the text of that very failure.
 KNOWN = {
     "test_ddp_logging_data_cpu": (
@@ -34,11 +37,22 @@ def print_counts(results: dict, world_size: int) -> None:
     title = f"DistributedTest of torch {torch.__version__}, {world_size} ranks"
     print(f"\n{title:50}" + "".join(f"{name:>10}" for name in results))
     for outcome in OUTCOMES:
-        counts = [
-            sum(result["outcome"] == outcome for result in by_test.values())
-            for by_test in results.values()
-        ]
-        print(f"{outcome:50}" + "".join(f"{count:>10}" for count in counts))
+        print_row(outcome, (count(by_test, outcome, False) for by_test in results.values()))
+    for outcome in ("passed", "failed"):
+        counts = [count(by_test, outcome, True) for by_test in results.values()]
+        if any(counts):
+            print_row(f"skipped by name for all but MPI, run here: {outcome}", counts)
+
+
+def print_row(title: str, counts) -> None:
+    print(f"{title:50}" + "".join(f"{number:>10}" for number in counts))
+
+
+def count(by_test: dict, outcome: str, extra: bool) -> int:
+    return sum(
+        result["outcome"] == outcome and test.endswith(EXTRA) == extra
+        for test, result in by_test.items()
+    )
 
 
 def print_skips(results: dict) -> None:
@@ -72,6 +86,8 @@ def print_differences(results: dict) -> None:
 
 
 def print_failures(results: dict) -> None:
+    """With the last lines of output for the backend under test."""
+    subject = next(iter(results))
     for name, by_test in results.items():
         for test, result in by_test.items():
             if result["outcome"] != "failed":
@@ -80,5 +96,5 @@ def print_failures(results: dict) -> None:
                 print(f"\n{name}: {test} can not pass: {KNOWN[test][1]}")
                 continue
             print(f"\n{name}: {test} failed after {result['seconds']} s, {result['reason']}")
-            for line in result["output"]:
+            for line in result["output"] if name == subject else ():
                 print(f"    | {line}")

@@ -30,7 +30,7 @@ class Running:
         self.pids: list = []
         self.codes: dict = {}  # rank -> exit code, negative for a signal
         self.first_failed: int | None = None
-        self.out_of_time = False
+        self.out_of_time: list = []  # ranks that ran when the time was over
 
     def add(self, pid: int) -> None:
         self.pids.append(pid)
@@ -49,14 +49,15 @@ class Running:
 
     def stop(self) -> None:
         """Tracebacks of the ranks that still run, then their end."""
-        self.out_of_time = self.first_failed is None
-        for number in (signal.SIGUSR1, signal.SIGKILL):
-            for rank in self.open_ranks():
-                os.kill(self.pids[rank], number)
-            if number == signal.SIGUSR1:
-                waiting = [self.pidfds[rank] for rank in self.open_ranks()]
-                if self.out_of_time:
-                    select.select(waiting, [], [], DUMP)
+        if self.first_failed is None:
+            self.out_of_time = self.open_ranks()
+            self._kill(signal.SIGUSR1)
+            select.select([self.pidfds[rank] for rank in self.open_ranks()], [], [], DUMP)
+        self._kill(signal.SIGKILL)
+
+    def _kill(self, number: int) -> None:
+        for rank in self.open_ranks():
+            os.kill(self.pids[rank], number)  # not reaped yet: the pid is still its own
 
     def output(self, rank: int) -> list:
         with open(os.path.join(self.folder, f"rank{rank}.log"), errors="replace") as log:
@@ -70,9 +71,8 @@ class Running:
     def verdict(self, skips: dict) -> dict:
         codes = [self.codes[rank] for rank in range(len(self.pids))]
         out = {"test": self.test, "seconds": round(time.monotonic() - self.begun, 2)}
-        if self.out_of_time:
-            open_ranks = [rank for rank, code in enumerate(codes) if code == -signal.SIGKILL]
-            return out | self.failure(open_ranks[0], f"time limit: ranks {open_ranks} still run")
+        if late := self.out_of_time:
+            return out | self.failure(late[0], f"time limit: ranks {late} still run")
         if self.first_failed is not None:
             code = codes[self.first_failed]
             what = signal.Signals(-code).name if code < 0 else f"exit code {code}"
