@@ -7,6 +7,9 @@ namespace papilio::pg {
 
 namespace {
 
+// Beyond as many, a block forgets what has succeeded already.
+constexpr std::size_t kMostInBlock = 4096;
+
 void requirePairs(std::size_t outputs, std::size_t inputs, const char* what) {
   TORCH_CHECK_VALUE(outputs == inputs && inputs > 0, "papilio: ", what,
                     " needs as many outputs as inputs, at least one; got ", outputs, " and ",
@@ -98,7 +101,13 @@ void BackendPapilio::startCoalescing() {
 void BackendPapilio::addToBlock(const WorkPtr& work) {
   std::lock_guard lock(blocks_mutex_);
   const auto block = blocks_.find(std::this_thread::get_id());
-  if (block != blocks_.end()) block->second.push_back(work);
+  if (block == blocks_.end()) return;
+  auto& parts = block->second;
+  parts.push_back(work);
+  // A block that nobody ends must not hold on to everything.
+  if (parts.size() % kMostInBlock == 0) {
+    std::erase_if(parts, [](const WorkPtr& part) { return part->isSuccess(); });
+  }
 }
 
 BackendPapilio::WorkPtr BackendPapilio::endCoalescing() {

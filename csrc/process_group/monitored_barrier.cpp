@@ -110,7 +110,11 @@ std::string listed(const ContributorSet& ranks) {
 
 }  // namespace
 
-void MonitoredBarrier::fail(fault::RoundError error, const std::string& text) const {
+void MonitoredBarrier::fail(fault::RoundError error, std::string text) const {
+  if (error.kind == fault::ErrorKind::aborted) {  // here: nobody else is to blame
+    error.ranks = {};
+    text = "monitoredBarrier was given up";
+  }
   error.text = text + (error.text.empty() ? "" : ": " + error.text);
   std::rethrow_exception(makeException(context, Seq{number}, error));
 }

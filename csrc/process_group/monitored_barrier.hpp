@@ -25,7 +25,7 @@ struct MonitoredBarrier {
  private:
   void lead() const;
   void follow() const;
-  [[noreturn]] void fail(fault::RoundError error, const std::string& text) const;
+  [[noreturn]] void fail(fault::RoundError error, std::string text) const;
 };
 
 }  // namespace papilio::pg

@@ -83,9 +83,11 @@ def main() -> int:
     parser.add_argument("--json", type=pathlib.Path, help="writes all results into this file")
     arguments = parser.parse_args()
     names = arguments.backend.split(",")
-    results = {name: run_suite(name, arguments) for name in names}
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1))
+    results = {}
+    for name in names:
+        results[name] = run_suite(name, arguments)
+        if arguments.json:
+            arguments.json.write_text(json.dumps(results, indent=1))
     print_report(results, arguments.world_size)
     return 0 if good(results) else 1
 

@@ -74,3 +74,17 @@ def test_no_time_at_all_and_one_rank():
         assert seconds < 1
     with Cluster(1) as ranks:
         assert ranks.run(call(5))[0][0] == "passed"
+
+
+GIVEN_UP = """
+backend = dist.group.WORLD._get_backend(torch.device("cpu"))
+threading.Timer(0.3, backend.abort).start()
+"""
+
+
+@pytest.mark.timeout(60)
+def test_an_abort_in_another_thread_ends_it_and_blames_nobody():
+    with Cluster(2) as ranks:
+        kind, blamed, text, seconds = ranks.run(GIVEN_UP + call(30), ranks=[0])[0]
+        assert (kind, blamed) == ("Aborted", []) and seconds < 10
+        assert "monitoredBarrier was given up" in text
