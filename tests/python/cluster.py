@@ -63,6 +63,10 @@ class Zygote:
     def fork(self, environment: dict, descriptors: list) -> int:
         return self._ask({"fork": environment}, descriptors)["pid"]
 
+    def load(self, module: str) -> None:
+        """Imports it before the next rank is forked, so that ranks need not."""
+        self._ask({"import": module}, [])
+
     def reap(self, pid: int) -> int:
         return self._ask({"reap": pid}, [])["status"]
 

@@ -3,11 +3,13 @@
 Speaks over the socket whose number is its argument. Request, one JSON object: ``{"fork":
 environment}`` with three descriptors (stdin, stdout, stderr of the rank), answered with ``{"pid":
 ...}``; ``{"reap": pid}``, sent when that process has ended, answered with ``{"status": exit
-code}``, negative for a signal. Ends when the socket closes. No thread may exist here, and the
+code}``, negative for a signal; ``{"import": module}``, for what many ranks need and takes long to
+load, answered with ``{}``. Ends when the socket closes. No thread may exist here, and the
 extension is not loaded: a rank loads it for itself.
 """
 
 import atexit
+import importlib
 import json
 import os
 import socket
@@ -47,6 +49,10 @@ def main() -> None:
         if "reap" in request:
             _, status = os.waitpid(request["reap"], 0)
             connection.send(json.dumps({"status": os.waitstatus_to_exitcode(status)}).encode())
+            continue
+        if "import" in request:
+            importlib.import_module(request["import"])
+            connection.send(b"{}")
             continue
         pid = os.fork()
         if pid == 0:
