@@ -14,7 +14,8 @@ REFUSED = [
     ("dist.all_reduce(torch.ones(4, dtype=torch.cfloat), dist.ReduceOp.MAX)", None, "MAX"),
     ("dist.all_reduce(torch.ones(4, 4).t()[1:3].t())", "ValueError", "contiguous"),
     ("dist.broadcast(torch.ones(8)[::2], 0)", "ValueError", "contiguous"),
-    ("dist.all_reduce(torch.ones(4).to_sparse())", None, ""),
+    ("dist.all_reduce(torch.ones(4).to_sparse(), dist.ReduceOp.MAX)", "ValueError", "SUM only"),
+    ("dist.broadcast(torch.ones(4).to_sparse(), 0)", None, ""),
     # torch itself answers for meta tensors in dist.all_reduce: ask the backend.
     (BACKEND + ".allreduce([torch.ones(4, device='meta')])", "ValueError", "meta"),
     ("dist.broadcast(torch.ones(4), 17)", "ValueError", "17"),
