@@ -291,7 +291,7 @@ template <class Which>
 std::vector<ChunkRange> Contribution::ranges(Which which) const {
   std::vector<ChunkRange> out;
   for (std::uint32_t c = 0; c < chunks_.size(); ++c) {
-    if (!which(chunks_[c])) continue;
+    if (!which(ChunkIndex{c}, chunks_[c])) continue;
     if (!out.empty() && out.back().last == c) {
       ++out.back().last;
     } else {
@@ -302,12 +302,16 @@ std::vector<ChunkRange> Contribution::ranges(Which which) const {
 }
 
 std::vector<ChunkRange> Contribution::gotRanges() const {
-  return ranges([](const Chunk& chunk) { return chunk.state == State::got; });
+  return ranges([](ChunkIndex, const Chunk& chunk) { return chunk.state == State::got; });
 }
 
 std::vector<ChunkRange> Contribution::notAt(Rank reducer) const {
-  return ranges([&](const Chunk& chunk) {
-    return chunk.state == State::got || (chunk.state == State::waiting && chunk.target != reducer);
+  return ranges([&](ChunkIndex index, const Chunk& chunk) {
+    if (chunk.state != State::waiting) return chunk.state == State::got;
+    // Past the reducer, its successor has it for good. Before it, the chunk may still come to it:
+    // it has heard of a death that this rank has not heard of yet.
+    const Rank owner = layout_.owner(index);
+    return members_.ringDistance(owner, chunk.target) > members_.ringDistance(owner, reducer);
   });
 }
 

@@ -67,7 +67,7 @@ class Contribution {
   bool waits(ChunkIndex chunk) const { return chunks_[chunk.value].state != State::got; }
   DataHeader heldHeader(ChunkIndex chunk) const;  // for SendHeld: contributors, weight, attempt
   std::vector<ChunkRange> gotRanges() const;
-  // Chunks that are here, or that somebody else is to reduce.
+  // Chunks that are here, or that were routed around `reducer`: they will not come to it.
   std::vector<ChunkRange> notAt(Rank reducer) const;
   Rank targetOf(ChunkIndex chunk) const { return chunks_[chunk.value].target; }
   // Would the result of this rank's own duty fill a hole? (It is the target, or nobody is.)

@@ -54,6 +54,8 @@ TEST_F(ContributionTest, AStandInIsNotOverdueForItsPredecessor) {
 // A reducer that asks for it is told which chunks will never come from here.
 TEST_F(ContributionTest, SaysWhatSomebodyElseReduces) {
   EXPECT_TRUE(round_->notAt(Rank{1}).empty());
+  // Rank 2 stands in for rank 1, of whose death this rank has not heard: the chunk will come to it.
+  EXPECT_TRUE(round_->notAt(Rank{2}).empty());
   members_.routeAround(Rank{1}, Seq{seq_});
   round_->redirect(kEntered, Rank{1}, out_);
   EXPECT_EQ(round_->notAt(Rank{1}), (std::vector<ChunkRange>{{0, 1}}));
