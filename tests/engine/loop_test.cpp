@@ -86,8 +86,8 @@ TEST(Loop, AFailureOfTheLaneEndsTheGroupsAndNotTheProcess) {
     told |= line.find("the lane blew up") != std::string::npos;
   EXPECT_TRUE(told);
   // The other one sees a goodbye and goes on.
-  std::vector<float> theirs(100, 2.0F);
-  auto alone = allreduce(*cluster.groups[1], theirs, tolerant(100));
+  std::vector<float> theirs(100'000, 2.0F);
+  auto alone = allreduce(*cluster.groups[1], theirs, tolerant(100'000));
   EXPECT_FALSE(get(alone).error);
 }
 
