@@ -4,6 +4,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -23,6 +24,8 @@ constexpr int kBatch = 32;  // messages from one peer before the others are look
 constexpr unsigned kLookEvery = 32;
 // Pages of peers' segments that are mapped here count as resident memory of this process.
 constexpr std::uint64_t kMappedBytes = 24ULL << 20;
+// A fault on one page maps its neighbours too, if they are in memory (fault_around_bytes).
+constexpr std::uint64_t kFaultAround = 64 * 1024;
 
 // Writing to the bell of a process that has just died raises it.
 void blockSigpipe() {
@@ -248,7 +251,7 @@ class ShmTransport final : public engine::Transport {
     while (events < kBatch && link.next(entry, payload)) {
       observer_.onMessage(link.peer(), {entry.header.data(), entry.header_bytes}, payload);
       received_ += payload.size();
-      read_since_ += payload.size();
+      read_since_ += std::max<std::uint64_t>(payload.size(), kFaultAround);
       link.taken();
       ++events;
     }
@@ -305,7 +308,7 @@ class ShmTransport final : public engine::Transport {
   unsigned unseen_ = 0;       // calls of look() since it looked
   std::uint64_t sent_ = 0;
   std::uint64_t received_ = 0;
-  std::uint64_t read_since_ = 0;  // payload bytes since forgetPages()
+  std::uint64_t read_since_ = 0;  // bytes that may have been mapped since forgetPages()
 };
 
 }  // namespace

@@ -1,7 +1,9 @@
 """What a backend adds to the resident memory of its process.
 
 Around every call the process's resident set is read and its high-water mark is reset (Linux), so
-that growth is charged to the backend that ran, and the benchmark's own buffers to nobody.
+that growth is charged to the backend that ran, and the benchmark's own buffers to nobody. Shared
+memory, of which the benchmark has none, is charged between the calls as well: a backend may let
+go of it after a call has returned.
 """
 
 import dataclasses
@@ -17,13 +19,16 @@ class Growth:
     peak: int = 0  # since then, at the worst moment
 
 
+_WANTED = {b"VmRSS:": "RSS", b"VmHWM:": "HWM", b"RssShmem:": "shared"}
+
+
 def _fields() -> dict:
     found = {}
     with open("/proc/self/status", "rb") as file:
         for line in file:
-            if line.startswith((b"VmRSS", b"VmHWM")):
-                name, amount = line.split()[:2]
-                found[name[2:5].decode()] = int(amount) * 1024
+            words = line.split()
+            if words[0] in _WANTED:
+                found[_WANTED[words[0]]] = int(words[1]) * 1024
     return found
 
 
@@ -37,6 +42,8 @@ class Meter:
         except OSError:
             self._reset = -1  # peaks inside a call are not seen then
         self._before = 0
+        self._shared = _fields()["shared"]
+        self._sharer: str | None = None  # who changed it last
 
     @property
     def sees_peaks(self) -> bool:
@@ -45,11 +52,17 @@ class Meter:
     def start(self) -> None:
         if self._reset >= 0:
             os.pwrite(self._reset, b"5", 0)  # 5: reset the peak, nothing else
-        self._before = _fields()["RSS"]
+        now = _fields()
+        if self._sharer is not None:
+            self.growth[self._sharer].held += now["shared"] - self._shared
+        self._shared = now["shared"]
+        self._before = now["RSS"]
 
     def stop(self, backend: str, init: bool = False) -> None:
         now = _fields()
         growth = self.growth.setdefault(backend, Growth())
+        if now["shared"] != self._shared:
+            self._shared, self._sharer = now["shared"], backend
         if init:
             growth.init += now["RSS"] - self._before
             return
