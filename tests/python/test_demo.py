@@ -24,8 +24,9 @@ PATIENCE = 1.0
 def history(tmp_path_factory):
     """One real run through all three faults."""
     out = tmp_path_factory.mktemp("demo")
-    settings = {"PAPILIO_PATIENCE": f"{PATIENCE:g}"}
-    job = Job(out, steps=110, settings=settings, faults=plan(110, 2.0), say=print, limit=150)
+    settings = {"PAPILIO_PATIENCE": f"{PATIENCE:g}", "PAPILIO_TRANSPORT": "ucx"}
+    # Enough steps that the others are still training when the frozen rank has caught up.
+    job = Job(out, steps=260, settings=settings, faults=plan(260, 2.0), say=print, limit=150)
     return load(job.run())
 
 
@@ -159,6 +160,8 @@ def test_interrupt_leaves_nothing_behind(tmp_path):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        # Whoever runs the tests in the background has it ignored, which children inherit.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     output = tmp_path / "fault-free" / "output.txt"
 
