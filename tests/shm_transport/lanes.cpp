@@ -100,32 +100,6 @@ void Lane::collect() {
   }
 }
 
-bool pump(const std::vector<Lane*>& lanes, const std::function<bool()>& done,
-          std::chrono::milliseconds limit) {
-  const auto end = std::chrono::steady_clock::now() + limit;
-  while (!done()) {
-    if (std::chrono::steady_clock::now() > end) return false;
-    std::uint32_t events = 0;
-    for (auto* lane : lanes) events += lane->transport->progress();
-    if (events != 0) continue;
-    std::vector<pollfd> fds;
-    bool armed = true;
-    for (auto* lane : lanes) {
-      armed = lane->transport->arm() && armed;
-      fds.push_back({lane->transport->eventFd(), POLLIN, 0});
-    }
-    if (armed) poll(fds.data(), fds.size(), 50);
-  }
-  return true;
-}
-
-Bytes pattern(std::size_t size, unsigned seed) {
-  std::mt19937 random(seed);
-  Bytes out(size);
-  for (auto& byte : out) byte = static_cast<std::byte>(random());
-  return out;
-}
-
 namespace {
 
 [[noreturn]] void childMain(const Bytes& parent, ProcessId process, int out, Child::Role role) {

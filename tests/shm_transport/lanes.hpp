@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "engine/transport.hpp"
+#include "lane_tools.hpp"
 #include "shm_transport/shm_transport.hpp"
 
 namespace papilio::shm::testing {
@@ -20,6 +21,7 @@ namespace papilio::shm::testing {
 using engine::PeerId;
 using engine::SendToken;
 using Bytes = std::vector<std::byte>;
+using papilio::testing::pattern;
 
 struct Message {
   PeerId from;
@@ -99,11 +101,11 @@ struct Lane {
   std::deque<Bytes> heap_;
 };
 
-// Progresses the lanes, sleeping on their descriptors, until `done`; false after `limit`.
-bool pump(const std::vector<Lane*>& lanes, const std::function<bool()>& done,
-          std::chrono::milliseconds limit = std::chrono::seconds(20));
-
-Bytes pattern(std::size_t size, unsigned seed);
+// As pumpLanes(); takes lanes in braces.
+inline bool pump(const std::vector<Lane*>& lanes, const std::function<bool()>& done,
+                 std::chrono::milliseconds limit = papilio::testing::kLimit) {
+  return papilio::testing::pumpLanes(lanes, done, limit);
+}
 
 // A process with a lane of its own that sends `kPayload` bytes to the parent (its peer 0) again and
 // again, or only receives.

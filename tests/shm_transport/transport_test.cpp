@@ -195,7 +195,7 @@ TEST(ShmTransport, NoWakeUpIsLost) {
   EXPECT_TRUE(play(a, true));
   other.join();
   EXPECT_TRUE(second);
-  // A wake-up that was lost costs the 50 ms of the poll.
+  // A wake-up that was lost costs the nap of pump(), 20 ms.
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(15));
 }
 

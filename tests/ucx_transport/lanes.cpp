@@ -47,32 +47,6 @@ bool Lane::send(std::uint32_t peer, Bytes header, Bytes payload, SendToken token
 
 std::size_t Lane::open() const { return accepted_ - seen.finished; }
 
-bool pump(const std::vector<Lane*>& lanes, const std::function<bool()>& done,
-          std::chrono::milliseconds limit) {
-  const auto end = std::chrono::steady_clock::now() + limit;
-  while (!done()) {
-    if (std::chrono::steady_clock::now() > end) return false;
-    std::uint32_t events = 0;
-    for (auto* lane : lanes) events += lane->transport->progress();
-    if (events != 0) continue;
-    std::vector<pollfd> fds;
-    bool armed = true;
-    for (auto* lane : lanes) {
-      armed = lane->transport->arm() && armed;
-      fds.push_back({lane->transport->eventFd(), POLLIN, 0});
-    }
-    if (armed) poll(fds.data(), fds.size(), 20);
-  }
-  return true;
-}
-
-Bytes pattern(std::size_t size, unsigned seed) {
-  std::mt19937 random(seed);
-  Bytes out(size);
-  for (auto& byte : out) byte = static_cast<std::byte>(random());
-  return out;
-}
-
 std::size_t openDescriptors() {
   std::size_t count = 0;
   for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {

@@ -12,6 +12,7 @@
 
 #include "core/time.hpp"
 #include "engine/transport.hpp"
+#include "lane_tools.hpp"
 #include "ucx_transport/ucx_transport.hpp"
 
 namespace papilio::ucx::testing {
@@ -19,6 +20,7 @@ namespace papilio::ucx::testing {
 using engine::PeerId;
 using engine::SendToken;
 using Bytes = std::vector<std::byte>;
+using papilio::testing::pattern;
 
 inline constexpr std::chrono::seconds kPatience{30};  // a failing wait ends here
 
@@ -62,10 +64,13 @@ struct Lane {
   std::size_t accepted_ = 0;
 };
 
-bool pump(const std::vector<Lane*>& lanes, const std::function<bool()>& done,
-          std::chrono::milliseconds limit = kPatience);
-Bytes pattern(std::size_t size, unsigned seed);
 std::size_t openDescriptors();
+
+// As pumpLanes(); takes lanes in braces.
+inline bool pump(const std::vector<Lane*>& lanes, const std::function<bool()>& done,
+                 std::chrono::milliseconds limit = kPatience) {
+  return papilio::testing::pumpLanes(lanes, done, limit);
+}
 
 // A process with a lane of its own: connects to the parent's address as process 2 and sends it
 // payloads of 256 KiB without end, receiving whatever comes. The program starts anew (exec), as
