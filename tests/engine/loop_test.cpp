@@ -129,6 +129,13 @@ double cpuSeconds() {
   return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
 }
 
+// Seconds of CPU in half a second; a thread that spins takes all of it.
+#if defined(__SANITIZE_THREAD__)
+constexpr double kMuch = 0.45;  // each wake-up costs several times as much under TSan
+#else
+constexpr double kMuch = 0.3;
+#endif
+
 TEST(Loop, ADescriptorThatCriesWolfDoesNotCostACore) {
   Cluster cluster(1);
   cluster.network.cryWolf(0);
@@ -137,7 +144,7 @@ TEST(Loop, ADescriptorThatCriesWolfDoesNotCostACore) {
   const double spins = cluster.stat(0, "spins");
   std::this_thread::sleep_for(500ms);  // the time over which the cost is measured
   EXPECT_GT(cluster.stat(0, "spins"), spins + 20);
-  EXPECT_LT(cpuSeconds() - before, 0.3);
+  EXPECT_LT(cpuSeconds() - before, kMuch);
   cluster.network.cryWolf(0, false);
   std::vector<float> tensor(10, 1.0F);
   auto pending = allreduce(*cluster.groups[0], tensor, tolerant(10));
@@ -150,7 +157,7 @@ TEST(Loop, ALaneThatRefusesToArmDoesNotCostACore) {
   cluster.engines[0]->stats();
   const double before = cpuSeconds();
   std::this_thread::sleep_for(500ms);
-  EXPECT_LT(cpuSeconds() - before, 0.3);
+  EXPECT_LT(cpuSeconds() - before, kMuch);
   std::vector<float> a(1000, 1.0F), b(1000, 3.0F);
   auto first = allreduce(*cluster.groups[0], a, tolerant(1000));
   auto second = allreduce(*cluster.groups[1], b, tolerant(1000));
