@@ -97,8 +97,6 @@ def main():
     out = build / "test-results"
     out.mkdir(parents=True, exist_ok=True)
     environment = os.environ | SANITIZER_ENVIRONMENT
-    if arguments.preset == "tsan":  # one thread, some 30 times slower: nothing to find by length
-        environment.setdefault("PAPILIO_SIM_ROUNDS", "1000")
     tally = Tally()
     if arguments.only != "python":
         programs = sorted(build.glob("*_test"))
