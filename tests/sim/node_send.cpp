@@ -84,7 +84,7 @@ bool Node::sendContribution(Rank to) {
         continue;
       }
       const bool again = shard.unanswered.count(key) != 0;
-      if (!again && shard.unanswered.size() >= Outbox::kCredits) break;
+      if (!again && shard.unanswered.size() >= kCreditsPerShard) break;
       shard.queue.pop_front();
       shard.unanswered.insert(key);
       DataHeader header;

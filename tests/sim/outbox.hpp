@@ -1,5 +1,5 @@
 // What a simulated node still has to send to one peer. Results first, then blocks, then
-// contributions, of which only kCredits per shard may be unanswered.
+// contributions, of which only kCreditsPerShard per shard may be unanswered.
 #pragma once
 
 #include <deque>
@@ -28,7 +28,6 @@ struct QueuedContribution {
 };
 
 struct Outbox {
-  static constexpr std::size_t kCredits = 8;
   static constexpr std::uint32_t kWindow = 16;  // messages on the wire
 
   struct Shard {
