@@ -149,6 +149,8 @@ class Machine {
   void pump(Time now, Seq seq, Round& round);
   void expireRound(Time now, Seq seq, Round& round);
   void judgeLate(Time now, Seq seq, Round& round, const ContributorSet& late);
+  // What this rank, as a reducer, has against a late rank, as text; nothing if it has no say.
+  std::optional<std::string> lateness(const Round& round, Rank rank) const;
   void struck(Time now, Seq seq, Rank rank, bool strike, const std::string& why);
   ContributorSet votedOtherwise(const Round& round, SchemaHash schema) const;
   ContributorSet waitedFor(const Round& round) const;

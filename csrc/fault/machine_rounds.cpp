@@ -182,16 +182,27 @@ void Machine::judgeLate(Time now, Seq seq, Round& round, const ContributorSet& l
   missing.forEach([&](Rank rank) {
     // Where this rank stands in for a third one that others think dead, the two merely disagree:
     // no reason to call anybody slow.
-    const bool own =
-        std::any_of(round.variants.begin(), round.variants.end(),
-                    [&](const auto& entry) { return entry.second->dutyWaitsFor(rank); });
-    if (!own) return;
-    const bool alone = std::none_of(round.variants.begin(), round.variants.end(),
-                                    [](const auto& entry) { return entry.second->hasMedian(); });
-    struck(now, seq, rank, !sick,
-           "no contribution " + milliseconds(alone ? policy_.aloneBudget() : policy_.budget()) +
-               " after the " + (alone ? "first" : "median") + " member");
+    if (const auto why = lateness(round, rank)) struck(now, seq, rank, !sick, *why);
   });
+}
+
+std::optional<std::string> Machine::lateness(const Round& round, Rank rank) const {
+  ContributorSet shards;
+  bool shown = false;
+  bool alone = true;
+  for (const auto& [schema, reduction] : round.variants) {
+    shards = shards | reduction->shardsAwaited(rank);
+    shown = shown || reduction->shown().contains(rank);
+    alone = alone && !reduction->hasMedian();
+  }
+  if (shards.empty()) return std::nullopt;
+  const std::string limit = milliseconds(alone ? policy_.aloneBudget() : policy_.budget());
+  if (!shown)
+    return "no contribution " + limit + " after the " + (alone ? "first" : "median") + " member";
+  std::string names;
+  shards.forEach(
+      [&](Rank owner) { names += (names.empty() ? "" : ", ") + std::to_string(owner.value); });
+  return "it is in the round, but its data for shard " + names + " did not come for " + limit;
 }
 
 void Machine::struck(Time now, Seq seq, Rank rank, bool strike, const std::string& why) {

@@ -165,13 +165,23 @@ ContributorSet Members::rootsOf(Time now, const ContributorSet& ranks, Seq seq) 
       continue;
     }
     const Member& member = at(rank);
+    bool led_on = false;
     (member.waits_for & all()).forEach([&](Rank next) {
+      // Who is stuck in a later round owes nothing in this one: the wait ends with a word from it.
+      if (stuckAfter(now, next, member.waits_in)) return;
+      led_on = true;
       if (seen.contains(next)) return;
       seen.insert(next);
       open.emplace_back(next, member.waits_in);
     });
+    if (!led_on) roots.insert(rank);
   }
   return roots;
+}
+
+bool Members::stuckAfter(Time now, Rank rank, Seq seq) const {
+  const Member& member = at(rank);
+  return !member.waits_for.empty() && member.waits_in > seq && now - member.waits_at <= kFreshWord;
 }
 
 ContributorSet Members::heldBy(Time now, Rank rank, Seq seq, const ContributorSet& late) const {

@@ -104,6 +104,8 @@ class Members {
   static constexpr std::uint32_t kCleanStreak = 10;   // timely rounds that forget an incident
   static constexpr Duration kFreshWord = 500ms;       // five times the period of PROGRESS
   bool waits(Time now, Rank rank, Seq seq) const;
+  // It said that it waits in a round after this one, so it is through with this one.
+  bool stuckAfter(Time now, Rank rank, Seq seq) const;
 
   std::uint32_t n_;
   Rank me_;

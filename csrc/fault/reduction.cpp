@@ -218,13 +218,15 @@ bool Reduction::complete() const {
   });
 }
 
-bool Reduction::dutyWaitsFor(Rank rank) const {
-  return std::any_of(duties_.begin(), duties_.end(), [&](const auto& entry) {
-    const Duty& duty = entry.second;
+ContributorSet Reduction::shardsAwaited(Rank rank) const {
+  ContributorSet out;
+  for (const auto& [chunk, duty] : duties_) {
     const bool open = duty.phase == Phase::collecting && !duty.arrived.empty() && !duty.hurried;
-    return open && !duty.arrived.contains(rank) && !duty.settled.contains(rank) &&
-           members_.reducerFor(layout_.owner(ChunkIndex{entry.first}), seq_) == members_.me();
-  });
+    if (!open || duty.arrived.contains(rank) || duty.settled.contains(rank)) continue;
+    const Rank owner = layout_.owner(ChunkIndex{chunk});
+    if (members_.reducerFor(owner, seq_) == members_.me()) out.insert(owner);
+  }
+  return out;
 }
 
 bool Reduction::collecting(ChunkIndex chunk) const {

@@ -62,8 +62,8 @@ class Reduction {
   void withdraw(Rank src);
   // Every member that is present contributed to every chunk on duty, and all are closed.
   bool complete() const;
-  // Does a chunk that this rank reduces by its own opinion still wait for `rank`?
-  bool dutyWaitsFor(Rank rank) const;
+  // Shards (by owner) that this rank reduces by its own opinion and that still wait for `rank`.
+  ContributorSet shardsAwaited(Rank rank) const;
   // Is the chunk on duty here and still open?
   bool collecting(ChunkIndex chunk) const;
   // `src` waits for the chunk although its contribution is not taken.

@@ -6,6 +6,12 @@
 namespace papilio::fault {
 namespace {
 
+ContributorSet only(Rank rank) {
+  ContributorSet out;
+  out.insert(rank);
+  return out;
+}
+
 class MembersTest : public testing::Test {
  protected:
   GroupOptions options_;
@@ -31,6 +37,16 @@ TEST_F(MembersTest, TheDeadAreReplacedInRingOrder) {
   members_.at(Rank{3}).gone_reason = Reason::left;
   EXPECT_EQ(members_.reducerFor(Rank{2}, Seq{1}), Rank{0});
   EXPECT_EQ(members_.state(Rank{3}), PeerState::left);
+}
+
+// After a freeze, rank 1 works through old rounds and asks rank 3 for one that rank 3 has left long
+// ago; rank 3 waits for rank 1 in the newest. The chain ends at rank 1, not at rank 3 itself.
+TEST_F(MembersTest, WhoWaitsForAStragglerIsHeldByItWhateverTheStragglerAsksFor) {
+  members_.missed(Rank{1}, false);
+  members_.noteWaits(now_, Rank{3}, Seq{309}, only(Rank{1}));
+  members_.noteWaits(now_, Rank{1}, Seq{230}, only(Rank{3}));
+  EXPECT_EQ(members_.heldBy(now_, Rank{3}, Seq{310}, only(Rank{3})), only(Rank{1}));
+  EXPECT_EQ(members_.rootsOf(now_, only(Rank{3}), Seq{310}), only(Rank{1}));
 }
 
 TEST_F(MembersTest, AWrongModelIsGoneButSlownessIsNot) {
