@@ -150,6 +150,9 @@ def nobody_else_blamed(h: History) -> Check:
                     continue
                 if action is None or report["when"] + 0.2 < action.when:
                     wrong.append(f"rank {rank} blames rank {who} ({why}) in seq {report['seq']}")
+    for event in h.events:  # a rank that is called late need not be missing in any report
+        if event["kind"] == "peer_slow" and event["rank"] != FROZEN and event["me"] != FROZEN:
+            wrong.append(f"rank {event['me']} calls rank {event['rank']} late: {event['detail']}")
     text = wrong[0] + f" and {len(wrong) - 1} more" if wrong else "no other rank, no other reason"
     return Check(not wrong, "nobody is blamed for what was not done to it", text)
 
