@@ -94,36 +94,45 @@ void BackendPapilio::setTimeout(Millis timeout) { timeout_ = sane(timeout); }
 void BackendPapilio::abort() {
   const auto unlocked = releaseInterpreter();
   if (pid_ != getpid()) return;
-  std::map<std::int64_t, c10d::AbortHook> hooks;
+  std::map<std::int64_t, std::shared_ptr<c10d::AbortHook>> hooks;
   {
     std::lock_guard lock(hooks_mutex_);
     hooks = abort_hooks_;
   }
   for (const auto& [id, hook] : hooks) {
     try {
-      hook();
+      (*hook)();
     } catch (const std::exception& error) {
       TORCH_WARN("papilio: an abort hook failed: ", error.what());
     }
   }
   ledger_->setError(c10d::ErrorType::COMM_ERROR);
   std::lock_guard lock(state_mutex_);
-  if (group_) group_->abort("abort() was called");
+  for (const auto& group : {group_, forming_}) {
+    if (group) group->abort("abort() was called");
+  }
 }
 
 void BackendPapilio::registerAbortHook(int64_t id, c10d::AbortHook hook) {
+  auto held = std::make_shared<c10d::AbortHook>(std::move(hook));
   std::lock_guard lock(hooks_mutex_);
-  abort_hooks_[id] = std::move(hook);
+  abort_hooks_[id].swap(held);
 }
 
 void BackendPapilio::unregisterAbortHook(int64_t id) {
+  std::shared_ptr<c10d::AbortHook> held;  // dropped without the lock
   std::lock_guard lock(hooks_mutex_);
-  abort_hooks_.erase(id);
+  if (const auto found = abort_hooks_.find(id); found != abort_hooks_.end()) {
+    held.swap(found->second);
+    abort_hooks_.erase(found);
+  }
 }
 
 void BackendPapilio::registerOnCompletionHook(WorkLedger::Hook&& hook) {
-  ledger_->setHook(hook);
-  onCompletionHook_ = std::move(hook);  // what torch's hasHooks() looks at
+  const auto held = std::make_shared<WorkLedger::Hook>(std::move(hook));
+  ledger_->setHook(held);
+  // What torch's hasHooks() looks at.
+  onCompletionHook_ = [held](std::shared_ptr<c10d::WorkInfo> info) { (*held)(std::move(info)); };
 }
 
 void BackendPapilio::waitForPendingWorks() {

@@ -216,6 +216,7 @@ class BackendPapilio final : public c10d::Backend {
   mutable std::mutex state_mutex_;  // guards the following, and rank_ and size_
   std::shared_ptr<Process> process_;
   std::shared_ptr<engine::Group> group_;
+  std::shared_ptr<engine::Group> forming_;  // of a reconfigure() under way
   Meeting met_;
   std::string no_group_;                          // why group_ is null
   std::map<std::string, std::uint64_t> derived_;  // groups made of this one, by name and ranks
@@ -224,7 +225,9 @@ class BackendPapilio final : public c10d::Backend {
   std::set<std::int64_t> used_uuids_;
 
   std::mutex hooks_mutex_;
-  std::map<std::int64_t, c10d::AbortHook> abort_hooks_;
+  // By pointer: to copy or drop one may take the interpreter lock, which the mutex must not wait
+  // for.
+  std::map<std::int64_t, std::shared_ptr<c10d::AbortHook>> abort_hooks_;
 
   std::mutex blocks_mutex_;
   std::map<std::thread::id, Block> blocks_;  // open coalescing blocks, by thread

@@ -162,12 +162,16 @@ BackendPapilio::WorkPtr BackendPapilio::reconfigure(const c10d::ReconfigureOptio
     before = std::move(group_);
     group_ = nullptr;
     no_group_ = "it is being reconfigured";
+    forming_ = group;
   }
   if (before) before->leave();
 
   fault::RoundError error;
   const auto missing = awaitMembers(*group, until, error);
-  if (!error && !missing.empty()) {
+  if (!error && group->aborted()) {
+    error.kind = fault::ErrorKind::aborted;
+    error.text = "abort() was called";
+  } else if (!error && !missing.empty()) {
     error.kind = fault::ErrorKind::deadline_exceeded;
     for (const auto& [peer, why] : missing) error.ranks.insert(peer);
     error.text = "after " + std::to_string(timeout.count()) +
@@ -178,6 +182,10 @@ BackendPapilio::WorkPtr BackendPapilio::reconfigure(const c10d::ReconfigureOptio
     const Ring ring{static_cast<std::uint32_t>(rank),
                     static_cast<std::uint32_t>(met.records.size())};
     error = confirm(*group, ring, until);
+  }
+  {
+    std::lock_guard lock(state_mutex_);
+    forming_ = nullptr;
   }
   if (error) {
     group->leave();

@@ -51,11 +51,12 @@ void WorkLedger::close(const std::shared_ptr<c10d::WorkInfo>& info) {
   changed_.notify_all();
 }
 
-void WorkLedger::setHook(Hook hook) {
+void WorkLedger::setHook(std::shared_ptr<Hook> hook) {
   std::lock_guard lock(mutex_);
   TORCH_CHECK_VALUE(hook_ == nullptr, "papilio: the group has a completion hook already");
-  TORCH_CHECK_VALUE(hook != nullptr, "papilio: a completion hook must be a function");
-  hook_ = std::make_shared<Hook>(std::move(hook));
+  TORCH_CHECK_VALUE(hook != nullptr && *hook != nullptr,
+                    "papilio: a completion hook must be a function");
+  hook_ = std::move(hook);
   has_hook_ = true;
 }
 

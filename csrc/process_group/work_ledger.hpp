@@ -36,7 +36,7 @@ class WorkLedger {
   void close(const std::shared_ptr<c10d::WorkInfo>& info);
 
   // Called for every work that ends from now on, however it ends, one at a time.
-  void setHook(Hook hook);
+  void setHook(std::shared_ptr<Hook> hook);
   bool hasHook() const { return has_hook_; }
   // Until every work that was issued has been through close(). Each of them has a timeout of its
   // own, so this ends, at the latest `kMargin` after the last one. False: it took longer.

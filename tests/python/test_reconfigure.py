@@ -187,6 +187,16 @@ papilio.test_thread.start()
 """
     members.ranks[0].run(stuck)  # the others never enter
     members.install([0, 1, 2])
+    waiting = RECONFIGURE.format(
+        handles=members.handles[:2], uuid=1000, limit=25, as_set=False
+    ).replace(
+        "begin = time.monotonic()",
+        "begin = time.monotonic()\nthreading.Timer(0.3, backend.abort).start()",
+    )
+    aborted = members.ranks[0].run(waiting)
+    assert aborted["error"] == "Aborted" and aborted["seconds"] < 15
+    assert aborted["status"] == "COMM_ERROR"
+    members.install([0, 1, 2])
     done = "papilio.test_thread.join()\nresult = papilio.test_outcome"
     assert members.ranks[0].run(done) == "Aborted"
 
