@@ -420,7 +420,7 @@ def barriers(rank: int, n: int, times: int) -> list:
     out = []
     for turn in range(times):
         if turn % n == rank:
-            time.sleep(0.005)  # not a wait for anything: this one is to be late
+            numbers(turn, 1_000_000)  # busy elsewhere: this one is late
         entered = time.monotonic()
         dist.barrier()
         out.append([entered, time.monotonic()])
