@@ -86,14 +86,22 @@ std::map<Rank, std::string> awaitMembers(engine::Group& group, Clock::time_point
   }
 }
 
-// A barrier that needs everybody. A member that came too late finds the others connected, although
-// they have given up and are about to say so: only an answer of each shows that they are members.
+// One byte from everybody to everybody. A member that came too late finds the others connected,
+// although they have given up and are about to say so: only what each gives once it has met all
+// shows that it is a member. A barrier is not enough, it goes on without a rank that leaves.
 fault::RoundError confirm(engine::Group& group, Ring ring, Clock::time_point until) {
   const auto limit = std::max<Clock::duration>(until - Clock::now(), kLeast);
-  auto request = strictBarrier(ring);
-  request.needs_all = true;
+  const auto bytes = std::make_shared<std::vector<std::byte>>(ring.size + 1);
+  const Buffer mine{bytes->data() + ring.size, 1};
+  std::vector<Buffer> theirs;
+  for (std::uint32_t r = 0; r < ring.size; ++r) theirs.push_back({bytes->data() + r, 1});
+  RoundShape shape;
+  shape.kind = OpKind::allgather;
+  shape.dtype = DType::uint8;
+  shape.numel = 1;
+  auto request = strictAllgather(ring, shape, mine, theirs);
   const auto outcome = std::make_shared<std::promise<fault::RoundError>>();
-  group.submit(std::move(request), limit, [outcome](const engine::Completion& completion) {
+  group.submit(std::move(request), limit, [outcome, bytes](const engine::Completion& completion) {
     outcome->set_value(completion.error);
   });
   auto answer = outcome->get_future();
