@@ -35,6 +35,20 @@ except (dist.DistBackendError, ValueError) as error:
 result["status"] = backend.get_error().name
 """
 
+# Says when the reconfigure that follows is under way: there is no group then.
+WATCH = """
+def watch():
+    while True:
+        try:
+            papilio.peers()
+        except dist.DistBackendError as error:
+            if "being reconfigured" in str(error):
+                os.write(1, b'{"under_way": true}\\n')
+                return
+        time.sleep(0.001)
+threading.Thread(target=watch).start()
+"""
+
 # Sum and gather of what each process is, whatever its rank.
 USE = """
 me = int(os.environ["RANK"])
@@ -163,6 +177,34 @@ def test_who_does_not_come_is_named_and_the_next_attempt_works(members):
     assert late["error"] in ("PeerFailed", "DeadlineExceeded")  # heard of their leaving, or not
     assert set(late["ranks"]) & {0, 1}
     members.install([0, 1, 2, 3])
+
+
+@pytest.mark.timeout(120)
+def test_success_takes_an_answer_from_those_that_are_about_to_give_up(members):
+    """Ranks 0 and 1 joined and are past their deadline, frozen, when rank 2 comes."""
+    members.install([0, 1, 2])  # so that all are connected
+    for _ in range(2):
+        members.uuid += 1
+        for i, limit in enumerate((1, 1, 30)):
+            how = {"handles": members.handles[:3], "uuid": members.uuid, "as_set": False}
+            source = WATCH + RECONFIGURE.format(limit=limit, **how)
+            members.ranks[i].send("collective", source=source)
+            assert members.ranks[i].receive() == {"under_way": True}
+            if i < 2:
+                over = time.monotonic() + limit  # its deadline is before that
+                members.ranks[i].signal(signal.SIGSTOP)
+        wait_until(lambda end=over: time.monotonic() > end, what="the deadline of ranks 0 and 1")
+        members.ranks[0].signal(signal.SIGCONT)
+        # Rank 1 is frozen until both have answered, so nobody can have heard from it.
+        answers = [members.ranks[i].receive()["result"] for i in (0, 2)]
+        members.ranks[1].signal(signal.SIGCONT)
+        answers.append(members.ranks[1].receive()["result"])
+        for answer in answers:
+            assert answer.get("error") in ("PeerFailed", "DeadlineExceeded"), answers
+        late = answers[1]
+        assert late["error"] == "PeerFailed" and set(late["ranks"]) <= {0, 1}, answers
+        assert late["seconds"] < 20, answers  # because rank 0 gave up, not at its own deadline
+        members.install([0, 1, 2])
 
 
 @pytest.mark.timeout(120)
