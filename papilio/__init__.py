@@ -25,6 +25,7 @@ from papilio._groups import (
     blacklist,
     fingerprint,
     last_report,
+    options,
     peers,
     prometheus,
     report,
@@ -57,6 +58,7 @@ __all__ = [
     "fingerprint",
     "last_report",
     "on_event",
+    "options",
     "peers",
     "prometheus",
     "report",
@@ -81,20 +83,27 @@ def _meeting_place(dist_options):
     return dist.PrefixStore(f"papilio-members-{digest}", dist_options.store)
 
 
-def _create(dist_options, pg_options):
-    """Called by torch for every new group (its extended creator interface)."""
+def _settings_of(pg_options, native):
+    """What the options say; a ``papilio.Options``, or another group's ``options`` attribute."""
+    if isinstance(pg_options, native.Options):
+        return pg_options.settings
     if pg_options is None:
         pg_options = Options()
     if not isinstance(pg_options, Options):
         raise TypeError(
             f"papilio: pg_options must be a papilio.Options, got {type(pg_options).__name__}"
         )
+    return to_settings(pg_options.validate(), native)
+
+
+def _create(dist_options, pg_options):
+    """Called by torch for every new group (its extended creator interface)."""
     if dist_options.store is None:
         raise ValueError("papilio: a store is needed for the ranks to meet")
     warn_unknown_variables()
     recorder = _record.recorder(dist_options.group_rank)
     native = _native.load()
-    settings = to_settings(pg_options.validate(), native)
+    settings = _settings_of(pg_options, native)
     name = dist_options.group_id or "world"
     backend = native.create(
         _meeting_place(dist_options),
@@ -103,7 +112,9 @@ def _create(dist_options, pg_options):
         "world" if name == "0" else name,
         settings,
         dist_options.timeout,
+        getattr(dist_options, "enable_reconfigure", False),
         publish,
+        recorder.add if recorder is not None else None,
     )
     if recorder is not None:
         recorder.add(backend)

@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 
 from papilio import _native
+from papilio._options import Options
 from papilio._reports import Peer, blacklist_entry_from, report_from
 
 
@@ -28,6 +29,11 @@ def _backend(group=None):
         if isinstance(backend, native.Backend):
             return backend
     raise ValueError(f"papilio: group {group} does not use the papilio backend")
+
+
+def options(group=None) -> Options:
+    """The options that the group runs with, every field filled in."""
+    return Options(**_backend(group)._settings.as_dict())
 
 
 def reports(group=None, last: int = 100) -> list:

@@ -209,3 +209,11 @@ def to_settings(options: Options, native):
     settings.set_nonfinite_propagate(options.nonfinite == "propagate")
     settings.set_payload_crc(options.integrity == "payload")
     return settings
+
+
+def to_native(options: Options):
+    """The form in which torch hands options to a group that is split from another."""
+    from papilio import _native
+
+    native = _native.load()
+    return native.Options(to_settings(options.validate(), native))

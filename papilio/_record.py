@@ -5,7 +5,7 @@ the name are filled in; without them all ranks may append to one file, as a line
 Every line has ``me`` (the writer's rank in the group), ``pid``, ``group``, ``when`` (seconds, as
 ``time.time()``) and ``kind``:
 
-* ``"group"``: a group was created; ``size``.
+* ``"group"``: a group was created, or its members were replaced (``reconfigure``); ``size``.
 * an event kind (``"peer_lost"``, ``"blacklisted"``, ...): the fields of ``papilio.Event``.
 * ``"round"``: a collective ended; the fields of ``papilio.Report``, ``when`` up to 0.1 s late.
 * ``"missed"``: the history (``report_history``) was too short, some reports are not in the file.
@@ -47,7 +47,8 @@ class _Recorder:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._file = os.open(path, flags, 0o644)
         self._lock = threading.Lock()
-        self._groups: dict = {}  # backend -> number of the last written report
+        # backend -> generation of its members, number of the last written report
+        self._groups: dict = {}
         self._ranks: dict = {}  # group name -> rank of this process in it
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._main, name="papilio-record", daemon=True)
@@ -56,7 +57,7 @@ class _Recorder:
 
     def add(self, backend) -> None:
         with self._lock:
-            self._groups[backend] = None
+            self._groups[backend] = (backend._generation, None)
             self._ranks[backend._group_name] = backend.rank()
         self._write(backend._group_name, "group", {"size": backend.size()})
 
@@ -88,15 +89,21 @@ class _Recorder:
                 self._drain(backend)
 
     def _drain(self, backend) -> None:
+        if backend._generation != self._groups[backend][0]:
+            self.add(backend)  # rounds are numbered from 1 again
         ended = not backend._engine_stats()  # before reading: nothing comes after the last report
-        raw, lost = _unread(backend, self._groups[backend])
+        generation, last = self._groups[backend]
+        try:
+            raw, lost = _unread(backend, last)
+        except RuntimeError:
+            raw, lost = [], False  # no members at present
         if lost:
             self._write(backend._group_name, "missed", {})
         for report in raw:
             self._write(backend._group_name, "round", report_from(report).asdict())
         with self._lock:
             if raw:
-                self._groups[backend] = raw[-1]["seq"]
+                self._groups[backend] = (generation, raw[-1]["seq"])
             if ended:
                 del self._groups[backend]
 

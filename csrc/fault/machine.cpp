@@ -11,6 +11,8 @@ constexpr std::size_t kRoundsKept = 4;                // complete rounds, for re
 constexpr std::uint64_t kCompleteBytes = 4ULL << 20;  // … as long as they are small
 constexpr std::size_t kMaxRoundsKept = 4096;          // rounds somebody may still ask for
 constexpr Duration kMaxSelfDoubt = 10s;
+constexpr Duration kAskBefore =
+    250ms;  // how long before its end a strict round asks who is to blame
 }  // namespace
 
 Machine::Machine(MachineConfig config)
@@ -108,6 +110,7 @@ void Machine::enterStrict(Time now, Seq seq, StrictSpec spec, Duration timeout) 
   round.my_schema = schema;
   const Time deadline = timeout >= kNever - now ? kNever : now + timeout;
   round.strict = makeStrict(seq, schema, std::move(spec), deadline);
+  if (deadline != kNever) round.ask_at = deadline - std::min<Duration>(timeout / 4, kAskBefore);
   if (!quorumHolds()) {
     round.strict->fail(quorumError(), effects_);
   } else {
@@ -141,7 +144,7 @@ void Machine::cancel(Time now, Seq seq, ErrorKind kind, const std::string& text)
   error.text = text;
   if (round->strict) {
     if (kind == ErrorKind::deadline_exceeded) {
-      error.ranks = round->strict->owing();
+      error.ranks = toBlame(now, seq, *round);
       error.reason = Reason::unreachable;
     }
     round->strict->fail(std::move(error), effects_);

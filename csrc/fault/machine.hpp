@@ -126,6 +126,7 @@ class Machine {
     bool verdict_known = false;
     std::optional<SchemaHash> winner;  // of a contested schema
     Time contested_since = kNever;
+    Time ask_at = kNever;      // when a strict one asks those it waits for whom they wait for
     Time vote_until = kNever;  // when the vote is decided by those who showed up
     bool self_suspect = false;
   };
@@ -154,7 +155,10 @@ class Machine {
   void struck(Time now, Seq seq, Rank rank, bool strike, const std::string& why);
   ContributorSet votedOtherwise(const Round& round, SchemaHash schema) const;
   ContributorSet waitedFor(const Round& round) const;
+  ContributorSet toBlame(Time now, Seq seq, const Round& round) const;
+  void expireStrict(Time now, Seq seq, Round& round);
   void sayHeld(Time now, Seq asked);
+  void sayWaits(Time now, Seq seq, const Round& round);
   void suspectReducer(Time now, Seq seq, Rank rank);
   void redirectAll(Time now, Rank target);
   void noteLags(Reduction& reduction);

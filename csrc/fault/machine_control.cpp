@@ -235,11 +235,16 @@ void Machine::on(Time now, Rank from, const msg::Progress& progress) {
     toControl(from, msg::Settled{progress.seq, {}, before});
     return;
   }
+  Round* round = find(progress.seq);
+  if (round != nullptr && round->strict) {
+    // It is about to give up because of this rank, which may wait itself.
+    if (!round->finished) sayWaits(now, progress.seq, *round);
+    return;
+  }
   if (!members_.mayReduce(from, progress.seq) && !members_.gone(from)) {
     // It waits in vain: its shards go elsewhere, and it has not heard so.
     toControl(from, msg::Suspect{from, progress.seq});
   }
-  Round* round = find(progress.seq);
   if (round != nullptr && round->local) {
     // It may wait in vain: rounds end out of order, and what this rank routed around it stays
     // there.

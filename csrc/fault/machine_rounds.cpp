@@ -142,15 +142,34 @@ void Machine::expireRound(Time now, Seq seq, Round& round) {
     });
     if (now >= local.ceiling()) local.giveUp(effects_);
   }
-  if (round.strict && !round.finished && now >= round.strict->deadline()) {
-    RoundError error;
-    error.kind = ErrorKind::deadline_exceeded;
-    error.ranks = round.strict->owing();
-    error.reason = Reason::unreachable;
-    error.text = "timed out waiting for the ranks named";
-    round.strict->fail(std::move(error), effects_);
-  }
+  if (round.strict && !round.finished) expireStrict(now, seq, round);
   pump(now, seq, round);
+}
+
+// Shortly before it times out a strict collective asks those it waits for whom they wait for.
+void Machine::expireStrict(Time now, Seq seq, Round& round) {
+  if (now >= round.ask_at) {
+    round.ask_at = kNever;
+    const auto waits = waitedFor(round);
+    (waits & members_.present()).forEach([&](Rank to) {
+      toControl(to, msg::Progress{seq, waits});
+    });
+  }
+  if (now < round.strict->deadline()) return;
+  RoundError error;
+  error.kind = ErrorKind::deadline_exceeded;
+  error.ranks = toBlame(now, seq, round);
+  error.reason = Reason::unreachable;
+  error.text = "timed out waiting for the ranks named";
+  round.strict->fail(std::move(error), effects_);
+}
+
+// Whom everybody waits for in the end, as far as this rank has heard.
+ContributorSet Machine::toBlame(Time now, Seq seq, const Round& round) const {
+  const auto waits = waitedFor(round);
+  auto roots = members_.rootsOf(now, waits, seq);
+  roots.erase(members_.me());
+  return roots.empty() ? waits : roots;
 }
 
 void Machine::judgeLate(Time now, Seq seq, Round& round, const ContributorSet& late) {
@@ -250,12 +269,16 @@ void Machine::sayHeld(Time now, Seq asked) {
   const Seq stuck = oldestActive();
   const Round* round = find(stuck);
   if (asked <= entered_ || round == nullptr || round->finished) return;
+  sayWaits(now, stuck, *round);
+}
+
+void Machine::sayWaits(Time now, Seq seq, const Round& round) {
   if (now < held_said_ + Reduction::kProgressEvery / 2) return;
-  auto roots = members_.rootsOf(now, waitedFor(*round), stuck);
+  auto roots = members_.rootsOf(now, waitedFor(round), seq);
   roots.erase(members_.me());
   if (roots.empty()) return;
   held_said_ = now;
-  toOthers(msg::Progress{stuck, roots});
+  toOthers(msg::Progress{seq, roots});
 }
 
 void Machine::suspectReducer(Time now, Seq seq, Rank rank) {
@@ -412,7 +435,9 @@ Time Machine::nextDeadline() const {
       next = std::min(next, reduction->nextDeadline());
     }
     if (round->local && !round->finished) next = std::min(next, round->local->nextDeadline());
-    if (round->strict && !round->finished) next = std::min(next, round->strict->deadline());
+    if (round->strict && !round->finished) {
+      next = std::min({next, round->strict->deadline(), round->ask_at});
+    }
     if (!round->verdict_known) next = std::min(next, round->vote_until);
   }
   return next;

@@ -171,14 +171,15 @@ void P2p::posted(Seq id) {
 }
 
 void P2p::cancel(Seq id, ErrorKind kind, const std::string& text) {
-  const auto send = sends_.find(id);
-  if (send != sends_.end()) {
-    return fail(id, kind, Reason::none, send->second.operation.peer, text);
+  std::optional<Rank> peer;
+  if (const auto send = sends_.find(id); send != sends_.end()) {
+    peer = send->second.operation.peer;
+  } else if (const auto receive = receives_.find(id); receive != receives_.end()) {
+    peer = receive->second.from ? receive->second.from : receive->second.operation.peer;
   }
-  const auto receive = receives_.find(id);
-  if (receive == receives_.end()) return;
-  fail(id, kind, Reason::none,
-       receive->second.from ? receive->second.from : receive->second.operation.peer, text);
+  // A receive from anybody that nobody answers accuses nobody.
+  const bool late = kind == ErrorKind::deadline_exceeded && peer.has_value();
+  fail(id, kind, late ? Reason::unreachable : Reason::none, peer, text);
 }
 
 void P2p::cancelAll(ErrorKind kind, const std::string& text) {

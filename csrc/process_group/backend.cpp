@@ -1,10 +1,9 @@
 #include "process_group/backend.hpp"
 
-#include "core/hash.hpp"
 #include "process_group/convert.hpp"
+#include "process_group/interpreter.hpp"
 #include "process_group/rendezvous.hpp"
 
-#include <torch/csrc/utils/pybind.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -26,10 +25,15 @@ std::chrono::milliseconds sane(std::chrono::milliseconds timeout) {
 std::mutex living_mutex;
 std::set<BackendPapilio*> living;
 
-// The callback thread may need the interpreter lock to finish what we wait for.
-std::unique_ptr<pybind11::gil_scoped_release> releaseInterpreter() {
-  if (Py_IsInitialized() == 0 || PyGILState_Check() == 0) return nullptr;
-  return std::make_unique<pybind11::gil_scoped_release>();
+// Was the request written for a group of this size? (reconfigure() changes it.)
+bool fits(const engine::StrictRequest& request, int size) {
+  return std::all_of(request.phases.begin(), request.phases.end(), [&](const auto& phase) {
+    return phase.pieces.size() == static_cast<std::size_t>(size);
+  });
+}
+bool fits(const engine::AllreduceRequest&, int) { return true; }
+bool fits(const engine::MessageRequest& request, int size) {
+  return !request.peer || request.peer->value < static_cast<std::uint32_t>(size);
 }
 
 }  // namespace
@@ -39,58 +43,37 @@ ModeOverride& modeOverride() {
   return value;
 }
 
-BackendPapilio::BackendPapilio(c10::intrusive_ptr<c10d::Store> store, int rank, int size,
-                               std::string name, Settings settings,
-                               std::chrono::milliseconds timeout, EventHandler on_event)
+BackendPapilio::BackendPapilio(std::shared_ptr<Process> process, int rank, int size,
+                               std::string name, Settings settings, Millis timeout,
+                               Listeners listeners)
     : Backend(rank, size),
       name_(std::move(name)),
       settings_(std::move(settings)),
+      listeners_(std::move(listeners)),
       timeout_(sane(timeout)),
-      pid_(getpid()) {
-  timeout = sane(timeout);
-  process_ = Process::acquire(settings_.transport, [&] {
-    return ProcessSettings{settings_.interface, jobSecret(*store), settings_.log_level,
-                           settings_.transport};
+      pid_(getpid()),
+      identity_(Process::nextGroupNumber()),
+      process_(std::move(process)),
+      no_group_("it has no members yet; call reconfigure() first") {
+  std::lock_guard lock(living_mutex);
+  living.insert(this);
+}
+
+c10::intrusive_ptr<BackendPapilio> BackendPapilio::atStore(c10d::Store& store, int rank, int size,
+                                                           std::string name, Settings settings,
+                                                           Millis timeout, Listeners listeners,
+                                                           bool deferred) {
+  auto process = Process::acquire(settings.transport, [&] {
+    return ProcessSettings{settings.interface, jobSecret(store), settings.log_level,
+                           settings.transport};
   });
-  const auto met = meet(*store, rank, size, process_->engine().localRecord(),
-                        process_->nextGroupNumber(), timeout);
-  engine::GroupConfig config;
-  config.name = name_;
-  config.id = met.id;
-  config.rank = Rank{static_cast<std::uint32_t>(rank)};
-  config.size = static_cast<std::uint32_t>(size);
-  config.records = met.records;
-  config.options = settings_.group;
-  config.options.timeout = timeout;
-  if (!settings_.fingerprint.empty()) {
-    config.options.fingerprint = hashBytes(settings_.fingerprint) | 1;
-  }
-  config.report_history = settings_.report_history;
-  if (on_event) {
-    // The handler needs the interpreter lock: never on the progress thread.
-    config.on_event = [callbacks = &process_->callbacks(), handler = std::move(on_event),
-                       group = name_](const fault::Event& event) {
-      callbacks->post([=] { handler(group, event); });
-    };
-  }
-  group_ = process_->engine().createGroup(std::move(config));
-  const auto missing = group_->waitReady(timeout);
-  if (missing.empty()) {
-    std::lock_guard lock(living_mutex);
-    living.insert(this);
-    return;
-  }
-  std::string text;
-  for (const auto& [peer, why] : missing) {
-    text += (text.empty() ? "rank " : ", rank ") + std::to_string(peer.value) + " (" + why + ", " +
-            met.records[peer.value] + ")";
-  }
-  group_->leave();
-  C10_THROW_ERROR(DistBackendError, "papilio[rank " + std::to_string(rank) + "/" +
-                                        std::to_string(size) + " " + name_ +
-                                        "] could not connect within " +
-                                        std::to_string(timeout.count() / 1000) + " s: " + text +
-                                        "; is the address reachable from this host?");
+  auto backend =
+      c10::make_intrusive<BackendPapilio>(std::move(process), rank, size, std::move(name),
+                                          std::move(settings), timeout, std::move(listeners));
+  if (deferred) return backend;
+  backend->enter(meet(store, rank, size, backend->process_->engine().localRecord(),
+                      backend->identity_, backend->timeout_.load()));
+  return backend;
 }
 
 BackendPapilio::~BackendPapilio() {
@@ -103,15 +86,61 @@ BackendPapilio::~BackendPapilio() {
 }
 
 c10::intrusive_ptr<c10d::Backend::Options> BackendPapilio::getBackendOptions() {
-  return c10::make_intrusive<Options>("papilio", timeout_.load());
+  return c10::make_intrusive<OptionsPapilio>(settings_, timeout_.load());
 }
 
-void BackendPapilio::setTimeout(std::chrono::milliseconds timeout) { timeout_ = sane(timeout); }
+void BackendPapilio::setTimeout(Millis timeout) { timeout_ = sane(timeout); }
 
 void BackendPapilio::abort() {
+  const auto unlocked = releaseInterpreter();
   if (pid_ != getpid()) return;
-  error_ = c10d::ErrorType::COMM_ERROR;
-  group_->abort("abort() was called");
+  std::map<std::int64_t, std::shared_ptr<c10d::AbortHook>> hooks;
+  {
+    std::lock_guard lock(hooks_mutex_);
+    hooks = abort_hooks_;
+  }
+  for (const auto& [id, hook] : hooks) {
+    try {
+      (*hook)();
+    } catch (const std::exception& error) {
+      TORCH_WARN("papilio: an abort hook failed: ", error.what());
+    }
+  }
+  ledger_->setError(c10d::ErrorType::COMM_ERROR);
+  std::lock_guard lock(state_mutex_);
+  for (const auto& group : {group_, forming_}) {
+    if (group) group->abort("abort() was called");
+  }
+}
+
+void BackendPapilio::registerAbortHook(int64_t id, c10d::AbortHook hook) {
+  auto held = std::make_shared<c10d::AbortHook>(std::move(hook));
+  std::lock_guard lock(hooks_mutex_);
+  abort_hooks_[id].swap(held);
+}
+
+void BackendPapilio::unregisterAbortHook(int64_t id) {
+  std::shared_ptr<c10d::AbortHook> held;  // dropped without the lock
+  std::lock_guard lock(hooks_mutex_);
+  if (const auto found = abort_hooks_.find(id); found != abort_hooks_.end()) {
+    held.swap(found->second);
+    abort_hooks_.erase(found);
+  }
+}
+
+void BackendPapilio::registerOnCompletionHook(WorkLedger::Hook&& hook) {
+  const auto held = std::make_shared<WorkLedger::Hook>(std::move(hook));
+  ledger_->setHook(held);
+  // What torch's hasHooks() looks at.
+  onCompletionHook_ = [held](std::shared_ptr<c10d::WorkInfo> info) { (*held)(std::move(info)); };
+}
+
+void BackendPapilio::waitForPendingWorks() {
+  const auto unlocked = releaseInterpreter();
+  if (pid_ != getpid()) return;
+  TORCH_CHECK_WITH(DistBackendError, ledger_->waitAll(), "papilio: the works of group ", name_,
+                   " did not complete within their timeouts; the progress thread of this process "
+                   "does not answer");
 }
 
 void BackendPapilio::shutdownAll() {
@@ -128,7 +157,7 @@ void BackendPapilio::forgetParent() {
 void BackendPapilio::shutdown() {
   const auto unlocked = releaseInterpreter();
   if (pid_ != getpid()) return forgetParent();
-  std::lock_guard lock(shutdown_mutex_);
+  std::lock_guard lock(state_mutex_);
   if (group_) group_->leave();
   process_.reset();  // the last group of the process also ends the engine
 }
@@ -139,18 +168,20 @@ void BackendPapilio::requireOwnProcess(const char* what) const {
                    "group of its own here");
 }
 
-engine::Group& BackendPapilio::group() {
+std::shared_ptr<engine::Group> BackendPapilio::group() {
   requireOwnProcess("a question to the group");
-  return *group_;
+  std::lock_guard lock(state_mutex_);
+  TORCH_CHECK_WITH(DistBackendError, group_ != nullptr, "papilio: group ", name_, ": ", no_group_);
+  return group_;
 }
 
 engine::StatsMap BackendPapilio::engineStats() {
   requireOwnProcess("a question to the group");
-  std::lock_guard lock(shutdown_mutex_);
+  std::lock_guard lock(state_mutex_);
   return process_ ? process_->engine().stats() : engine::StatsMap{};
 }
 
-std::chrono::milliseconds BackendPapilio::effective(std::chrono::milliseconds timeout) const {
+BackendPapilio::Millis BackendPapilio::effective(Millis timeout) const {
   const bool unset = timeout == c10d::kUnsetTimeout || timeout == kNoTimeout;
   return unset ? timeout_.load() : sane(timeout);
 }
@@ -158,23 +189,31 @@ std::chrono::milliseconds BackendPapilio::effective(std::chrono::milliseconds ti
 template <class Request>
 BackendPapilio::WorkPtr BackendPapilio::submitAny(Issue issue, Request request) {
   requireOwnProcess(issue.op);
-  const auto timeout = effective(issue.timeout);
-  ErrorContext context{name_, Rank{static_cast<std::uint32_t>(rank_)},
-                       static_cast<std::uint32_t>(size_), issue.op};
+  constexpr bool kMessage = std::is_same_v<Request, engine::MessageRequest>;
+  std::shared_ptr<CallbackThread> callbacks;
+  std::shared_ptr<engine::Group> group;
+  ErrorContext context{name_, {}, 1, issue.op};
+  {
+    std::lock_guard lock(state_mutex_);
+    TORCH_CHECK_WITH(DistBackendError, process_ != nullptr, "papilio: ", issue.op,
+                     " on a group that was shut down");
+    TORCH_CHECK_WITH(DistBackendError, group_ != nullptr, "papilio: ", issue.op, " on group ",
+                     name_, ": ", no_group_);
+    TORCH_CHECK_WITH(DistBackendError, fits(request, size_), "papilio: ", issue.op,
+                     " while another thread reconfigures the group; issue it again");
+    callbacks = process_->sharedCallbacks();
+    group = group_;
+    context.rank = Rank{static_cast<std::uint32_t>(rank_)};
+    context.size = static_cast<std::uint32_t>(size_);
+  }
   const std::string title = std::string("papilio:") + issue.op;
   auto work = c10::make_intrusive<WorkPapilio>(std::move(context), issue.type, title.c_str(),
+                                               kMessage ? 0 : takeNumber(),
                                                std::move(issue.outputs), std::move(issue.keep),
-                                               timeout, timing_.load());
-  std::shared_ptr<CallbackThread> callbacks;
-  {
-    std::lock_guard lock(shutdown_mutex_);
-    if (process_) callbacks = process_->sharedCallbacks();
-  }
-  TORCH_CHECK_WITH(DistBackendError, callbacks != nullptr, "papilio: ", issue.op,
-                   " on a group that was shut down");
-  const Seq seq = group_->submit(std::move(request), timeout, work->completer(callbacks));
-  if constexpr (!std::is_same_v<Request, engine::MessageRequest>) last_seq_ = seq.value;
-  work->issued(group_, seq);
+                                               ledger_, effective(issue.timeout), timing_.load());
+  const Seq seq =
+      group->submit(std::move(request), work->timeout(), work->completer(std::move(callbacks)));
+  work->issued(group, seq);
   addToBlock(work);
   return work;
 }

@@ -5,56 +5,98 @@
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 
 #include <atomic>
+#include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <thread>
 
 #include "engine/engine.hpp"
+#include "process_group/options.hpp"
 #include "process_group/process.hpp"
+#include "process_group/rendezvous.hpp"
 #include "process_group/strict_requests.hpp"
 #include "process_group/work.hpp"
+#include "process_group/work_ledger.hpp"
 
 namespace papilio::pg {
-
-// papilio.Options, resolved and validated in Python.
-struct Settings {
-  fault::GroupOptions group;
-  std::string fingerprint;
-  std::string interface;
-  std::string transport = "auto";
-  std::string log_level = "warn";
-  std::size_t report_history = 256;
-};
 
 // Overrides the group's mode for collectives issued by this thread (papilio.strict(), .tolerant()).
 enum class ModeOverride : std::uint8_t { none, strict, tolerant };
 ModeOverride& modeOverride();
 
-using EventHandler = std::function<void(const std::string& group, const fault::Event&)>;
+class BackendPapilio;
+// What a group tells its creator. Both may be empty.
+struct Listeners {
+  std::function<void(const std::string& group, const fault::Event&)> on_event;  // callback thread
+  // A group was made from this one (split, shrink, merge); in the thread that made it.
+  std::function<void(const c10::intrusive_ptr<BackendPapilio>&)> on_group;
+};
 
 class BackendPapilio final : public c10d::Backend {
  public:
   using WorkPtr = c10::intrusive_ptr<c10d::Work>;
   using Tensors = std::vector<at::Tensor>;
+  using Millis = std::chrono::milliseconds;
 
   // Meets the other ranks at the store and waits until all are connected; throws what meet() throws
-  // and DistBackendError for ranks that can not be reached within `timeout`.
-  BackendPapilio(c10::intrusive_ptr<c10d::Store> store, int rank, int size, std::string name,
-                 Settings settings, std::chrono::milliseconds timeout, EventHandler on_event);
+  // and DistBackendError for ranks that can not be reached within `timeout`. `deferred`: meets
+  // nobody, and has no members before reconfigure().
+  static c10::intrusive_ptr<BackendPapilio> atStore(c10d::Store& store, int rank, int size,
+                                                    std::string name, Settings settings,
+                                                    Millis timeout, Listeners listeners,
+                                                    bool deferred);
+  // A backend that has no members yet; used by the functions that make groups.
+  BackendPapilio(std::shared_ptr<Process> process, int rank, int size, std::string name,
+                 Settings settings, Millis timeout, Listeners listeners);
   ~BackendPapilio() override;
 
   const std::string getBackendName() const override { return "papilio"; }
   c10::intrusive_ptr<Options> getBackendOptions() override;
   void setTimeout(std::chrono::milliseconds timeout) override;
   void setSequenceNumberForGroup() override {}
-  std::uint64_t getSequenceNumberForGroup() override { return last_seq_; }
+  // Collectives issued here; a coalesced call or block counts once, messages do not.
+  std::uint64_t getSequenceNumberForGroup() override { return last_number_; }
   void enableCollectivesTiming() override { timing_ = true; }
-  c10d::ErrorType getError() override { return error_; }
+  // Of the latest work that failed, or of abort(); SUCCESS again after reconfigure().
+  c10d::ErrorType getError() override { return ledger_->error(); }
   void abort() override;
   void shutdown() override;
   // shutdown() of every group of this process; without the interpreter lock.
   static void shutdownAll();
+
+  // New groups of members of this one. They need neither the store nor the ranks left out, and they
+  // begin at once when a member is dead: it is dead in the new group too. Members list the same
+  // ranks of this group in the same order.
+  bool supportsSplitting() const override { return true; }
+  c10::intrusive_ptr<Backend> split(const c10::intrusive_ptr<c10d::Store>& store,
+                                    const std::vector<int>& ranks,
+                                    const c10::intrusive_ptr<Options>& opts) override;
+  bool supportsShrinking() const override { return true; }
+  c10::intrusive_ptr<Backend> shrink(const std::vector<int64_t>& excluded, int flags,
+                                     const c10::intrusive_ptr<Options>& opts) override;
+  // The members of several groups meet at a store.
+  c10::intrusive_ptr<Backend> merge(const c10::intrusive_ptr<c10d::Store>& store,
+                                    const c10::intrusive_ptr<Options>& opts, const int& rank,
+                                    const int& size) override;
+
+#ifdef C10D_BACKEND_HAS_RECONFIGURE
+  bool supportsReconfigure() const override { return true; }
+  c10d::ReconfigureHandle get_reconfigure_handle() const override;
+  // Ends the membership that this backend has and takes on the one given. Blocks until all are
+  // there; the Work says how it went. When it throws (wrong handles, a used uuid), nothing has
+  // changed. When the Work fails, the backend has no members and waits for another reconfigure().
+  // Not at the same time as a collective of another thread.
+  WorkPtr reconfigure(const c10d::ReconfigureOptions& opts) override;
+#endif
+
+  // Run by abort() before it ends anything, in its thread.
+  void registerAbortHook(int64_t id, c10d::AbortHook hook) override;
+  void unregisterAbortHook(int64_t id) override;
+  void registerOnCompletionHook(WorkLedger::Hook&& hook) override;
+  void waitForPendingWorks() override;
+  void addEphemeralTimeout(const Millis& by) override { ledger_->extend(by); }
 
   WorkPtr allreduce(Tensors& tensors, const c10d::AllreduceOptions& opts) override;
   WorkPtr broadcast(Tensors& tensors, const c10d::BroadcastOptions& opts) override;
@@ -101,8 +143,12 @@ class BackendPapilio final : public c10d::Backend {
   WorkPtr recv(Tensors& tensors, int from, int tag) override;
   WorkPtr recvAnysource(Tensors& tensors, int tag) override;
 
-  engine::Group& group();  // throws DistBackendError in a forked child
+  // Throws DistBackendError in a forked child and when there are no members.
+  std::shared_ptr<engine::Group> group();
   const std::string& name() const { return name_; }
+  const Settings& settings() const { return settings_; }
+  // How often reconfigure() has installed members; rounds are numbered from 1 after each.
+  std::uint64_t generation() const { return generation_; }
   engine::StatsMap engineStats();
 
  private:
@@ -119,9 +165,19 @@ class BackendPapilio final : public c10d::Backend {
   template <class Request>
   WorkPtr submitAny(Issue issue, Request request);
   void addToBlock(const WorkPtr& work);
+  std::uint64_t takeNumber();
+  std::uint64_t takeNumberInBlock();
   void forgetParent();
+  // A group of these members, which need not be connected yet.
+  std::shared_ptr<engine::Group> open(const Meeting& met, int rank, Millis timeout);
+  std::string describe(const Meeting& met, const std::map<Rank, std::string>& missing) const;
+  void enter(Meeting met);  // open() and wait; throws DistBackendError naming who is missing
+  void join(std::shared_ptr<engine::Group> group, Meeting met, int rank);
+  c10::intrusive_ptr<BackendPapilio> derive(const std::string& name, const std::vector<int>& ranks,
+                                            const c10::intrusive_ptr<Options>& opts);
+  WorkPtr ended(const char* op, Millis timeout, const fault::RoundError& error);
   void requireOwnProcess(const char* what) const;
-  std::chrono::milliseconds effective(std::chrono::milliseconds timeout) const;
+  Millis effective(Millis timeout) const;
   bool bounded() const;  // the mode of this call
   bool tolerant(const RoundShape& shape) const;
   RoundShape shapeFor(OpKind kind, const at::Tensor& tensor) const;
@@ -132,19 +188,49 @@ class BackendPapilio final : public c10d::Backend {
   WorkPtr reduceScatter(Issue issue, const at::Tensor& output, const std::vector<Buffer>& inputs,
                         const c10d::ReduceOp& op);
 
+  // While one lives, all collectives that its thread issues have one sequence number.
+  class OneNumber {
+   public:
+    explicit OneNumber(const BackendPapilio& backend);
+    ~OneNumber();
+    OneNumber(const OneNumber&) = delete;
+    OneNumber& operator=(const OneNumber&) = delete;
+  };
+  struct Block {
+    std::vector<WorkPtr> works;
+    std::uint64_t number = 0;  // 0: no collective in it yet
+  };
+
   const std::string name_;
   const Settings settings_;
-  std::atomic<std::chrono::milliseconds> timeout_;
+  const Listeners listeners_;
+  std::atomic<Millis> timeout_;
   const pid_t pid_;
+  const std::uint64_t identity_;  // of this backend in its process
+  const std::shared_ptr<WorkLedger> ledger_ = std::make_shared<WorkLedger>();
+  std::atomic<std::uint64_t> last_number_{0};
+  std::atomic<std::uint64_t> generation_{0};
+  std::atomic<bool> timing_{false};
+  std::atomic<std::uint32_t> monitored_barriers_{0};
+
+  mutable std::mutex state_mutex_;  // guards the following, and rank_ and size_
   std::shared_ptr<Process> process_;
   std::shared_ptr<engine::Group> group_;
-  std::atomic<std::uint64_t> last_seq_{0};
-  std::atomic<bool> timing_{false};
-  std::atomic<c10d::ErrorType> error_{c10d::ErrorType::SUCCESS};
-  std::mutex shutdown_mutex_;
-  std::atomic<std::uint32_t> monitored_barriers_{0};
+  std::shared_ptr<engine::Group> forming_;  // of a reconfigure() under way
+  Meeting met_;
+  std::string no_group_;                          // why group_ is null
+  std::map<std::string, std::uint64_t> derived_;  // groups made of this one, by name and ranks
+
+  std::mutex reconfigure_mutex_;
+  std::set<std::int64_t> used_uuids_;
+
+  std::mutex hooks_mutex_;
+  // By pointer: to copy or drop one may take the interpreter lock, which the mutex must not wait
+  // for.
+  std::map<std::int64_t, std::shared_ptr<c10d::AbortHook>> abort_hooks_;
+
   std::mutex blocks_mutex_;
-  std::map<std::thread::id, std::vector<WorkPtr>> blocks_;  // open coalescing blocks, by thread
+  std::map<std::thread::id, Block> blocks_;  // open coalescing blocks, by thread
 };
 
 }  // namespace papilio::pg

@@ -7,6 +7,10 @@ namespace papilio::pg {
 
 namespace {
 
+// What OneNumber needs: of which backend, and the number once it was taken.
+thread_local const BackendPapilio* numbering = nullptr;
+thread_local std::uint64_t taken_number = 0;
+
 // Beyond as many, a block forgets what has succeeded already.
 constexpr std::size_t kMostInBlock = 4096;
 
@@ -18,6 +22,27 @@ void requirePairs(std::size_t outputs, std::size_t inputs, const char* what) {
 
 }  // namespace
 
+BackendPapilio::OneNumber::OneNumber(const BackendPapilio& backend) {
+  numbering = &backend;
+  taken_number = 0;
+}
+
+BackendPapilio::OneNumber::~OneNumber() { numbering = nullptr; }
+
+std::uint64_t BackendPapilio::takeNumber() {
+  if (numbering != this) return takeNumberInBlock();
+  if (taken_number == 0) taken_number = takeNumberInBlock();
+  return taken_number;
+}
+
+std::uint64_t BackendPapilio::takeNumberInBlock() {
+  std::lock_guard lock(blocks_mutex_);
+  const auto block = blocks_.find(std::this_thread::get_id());
+  if (block == blocks_.end()) return ++last_number_;
+  if (block->second.number == 0) block->second.number = ++last_number_;
+  return block->second.number;
+}
+
 // Everything is checked before the first one is issued: a call that throws has sent nothing.
 
 BackendPapilio::WorkPtr BackendPapilio::allreduce_coalesced(
@@ -27,6 +52,7 @@ BackendPapilio::WorkPtr BackendPapilio::allreduce_coalesced(
     requireUsable(tensor, "all_reduce_coalesced");
     operationOf(opts.reduceOp, dtypeOf(tensor));
   }
+  const OneNumber one_number(*this);
   std::vector<WorkPtr> parts;
   for (const auto& tensor : tensors) {
     Tensors one{tensor};
@@ -55,6 +81,7 @@ BackendPapilio::WorkPtr BackendPapilio::allgather_coalesced(std::vector<Tensors>
     requireList(by_input[i][0], outputs.size(), inputs[i], inputs[i].numel(),
                 "all_gather_coalesced output");
   }
+  const OneNumber one_number(*this);
   std::vector<WorkPtr> parts;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     Tensors one{inputs[i]};
@@ -70,6 +97,7 @@ BackendPapilio::WorkPtr BackendPapilio::allgather_into_tensor_coalesced(
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     requireWhole(outputs[i], inputs[i], size_, "all_gather_single_coalesced");
   }
+  const OneNumber one_number(*this);
   std::vector<WorkPtr> parts;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     parts.push_back(_allgather_base(outputs[i], inputs[i], opts));
@@ -85,6 +113,7 @@ BackendPapilio::WorkPtr BackendPapilio::reduce_scatter_tensor_coalesced(
     requireWhole(inputs[i], outputs[i], size_, "reduce_scatter_single_coalesced");
     operationOf(opts.reduceOp, dtypeOf(inputs[i]));
   }
+  const OneNumber one_number(*this);
   std::vector<WorkPtr> parts;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     parts.push_back(_reduce_scatter_base(outputs[i], inputs[i], opts));
@@ -95,14 +124,14 @@ BackendPapilio::WorkPtr BackendPapilio::reduce_scatter_tensor_coalesced(
 
 void BackendPapilio::startCoalescing() {
   std::lock_guard lock(blocks_mutex_);
-  blocks_[std::this_thread::get_id()].clear();
+  blocks_[std::this_thread::get_id()] = {};
 }
 
 void BackendPapilio::addToBlock(const WorkPtr& work) {
   std::lock_guard lock(blocks_mutex_);
   const auto block = blocks_.find(std::this_thread::get_id());
   if (block == blocks_.end()) return;
-  auto& parts = block->second;
+  auto& parts = block->second.works;
   parts.push_back(work);
   // A block that nobody ends must not hold on to everything.
   if (parts.size() % kMostInBlock == 0) {
@@ -117,7 +146,7 @@ BackendPapilio::WorkPtr BackendPapilio::endCoalescing() {
     const auto block = blocks_.find(std::this_thread::get_id());
     TORCH_CHECK_VALUE(block != blocks_.end(),
                       "papilio: endCoalescing() without startCoalescing() in this thread");
-    parts = std::move(block->second);
+    parts = std::move(block->second.works);
     blocks_.erase(block);
   }
   Tensors outputs;

@@ -41,9 +41,8 @@ BackendPapilio::WorkPtr BackendPapilio::recvAnysource(Tensors& tensors, int tag)
 }
 
 void BackendPapilio::monitoredBarrier(const c10d::BarrierOptions& opts, bool wait_all_ranks) {
-  requireOwnProcess("monitored_barrier");
   const bool unset = opts.timeout == c10d::kUnsetTimeout;
-  MonitoredBarrier{group_,
+  MonitoredBarrier{group(),
                    {name_, Rank{static_cast<std::uint32_t>(rank_)},
                     static_cast<std::uint32_t>(size_), "monitored_barrier"},
                    ++monitored_barriers_,

@@ -100,6 +100,7 @@ BackendPapilio::WorkPtr BackendPapilio::allreduce_sparse(Tensors& tensors,
   at::Tensor tensor = single(tensors, "all_reduce");
   requireSparse(tensor, opts.reduceOp);
   const at::Tensor input = tensor.coalesce();
+  const OneNumber one_number(*this);
 
   at::Tensor header = headerOf(input);
   at::Tensor headers = at::empty({size_, kHeaderFields}, at::kLong);

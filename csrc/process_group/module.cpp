@@ -41,23 +41,47 @@ void bindSettings(py::module_& m) {
            [](Settings& s, bool propagate) {
              s.group.nonfinite = propagate ? fault::NonFinite::propagate : fault::NonFinite::drop;
            })
-      .def("set_payload_crc", [](Settings& s, bool v) { s.group.payload_crc = v; });
+      .def("set_payload_crc", [](Settings& s, bool v) { s.group.payload_crc = v; })
+      .def("as_dict", [](const Settings& s) { return toDict(s); });
 }
 
-c10::intrusive_ptr<BackendPapilio> create(const c10::intrusive_ptr<c10d::Store>& store, int rank,
-                                          int size, const std::string& name,
-                                          const Settings& settings,
-                                          std::chrono::milliseconds timeout,
-                                          const py::object& on_event) {
-  EventHandler handler;
+// papilio.Options where torch wants its own options (split_group, merge_remote_group).
+PyObject* fromOptions(PyObject* given, PyTypeObject* /*wanted*/) {
+  const py::module_ options = py::module_::import("papilio._options");
+  if (!py::isinstance(given, options.attr("Options"))) return nullptr;
+  return options.attr("to_native")(py::handle(given)).release().ptr();
+}
+
+void bindOptions(py::module_& m) {
+  using Options = OptionsPapilio;
+  py::class_<Options, c10::intrusive_ptr<Options>, c10d::Backend::Options>(m, "Options")
+      .def(py::init<Settings, std::chrono::milliseconds>(), py::arg("settings"),
+           py::arg("timeout") = kBackendDefaultTimeout)
+      .def_readonly("settings", &Options::settings)
+      .def_readonly("timeout", &Options::timeout)
+      .def("__copy__", [](const Options& o) { return c10::make_intrusive<Options>(o); })
+      .def("__deepcopy__", [](const Options& o, const py::object& /*memo*/) {
+        return c10::make_intrusive<Options>(o);
+      });
+  auto* info = py::detail::get_type_info(typeid(c10d::Backend::Options));
+  if (info == nullptr) throw py::import_error("torch does not know its Backend.Options");
+  info->implicit_conversions.push_back(fromOptions);
+}
+
+// A Python object must be released under the interpreter lock, whoever drops it last.
+std::shared_ptr<py::object> shared(const py::object& object) {
+  return {new py::object(object), [](py::object* last) {
+            if (Py_IsInitialized() == 0) return;
+            py::gil_scoped_acquire gil;
+            delete last;
+          }};
+}
+
+Listeners listenersOf(const py::object& on_event, const py::object& on_group) {
+  Listeners out;
   if (!on_event.is_none()) {
-    // A Python object must be released under the interpreter lock, whoever drops it last.
-    auto callable = std::shared_ptr<py::object>(new py::object(on_event), [](py::object* object) {
-      if (Py_IsInitialized() == 0) return;
-      py::gil_scoped_acquire gil;
-      delete object;
-    });
-    handler = [callable](const std::string& group, const fault::Event& event) {
+    out.on_event = [callable = shared(on_event)](const std::string& group,
+                                                 const fault::Event& event) {
       if (Py_IsInitialized() == 0) return;
       py::gil_scoped_acquire gil;
       try {
@@ -67,16 +91,31 @@ c10::intrusive_ptr<BackendPapilio> create(const c10::intrusive_ptr<c10d::Store>&
       }
     };
   }
+  if (!on_group.is_none()) {
+    out.on_group = [callable = shared(on_group)](const c10::intrusive_ptr<BackendPapilio>& group) {
+      py::gil_scoped_acquire gil;
+      (*callable)(group);
+    };
+  }
+  return out;
+}
+
+c10::intrusive_ptr<BackendPapilio> create(const c10::intrusive_ptr<c10d::Store>& store, int rank,
+                                          int size, const std::string& name,
+                                          const Settings& settings,
+                                          std::chrono::milliseconds timeout, bool deferred,
+                                          const py::object& on_event, const py::object& on_group) {
+  auto listeners = listenersOf(on_event, on_group);
   py::gil_scoped_release unlocked;
-  return c10::make_intrusive<BackendPapilio>(store, rank, size, name, settings, timeout,
-                                             std::move(handler));
+  return BackendPapilio::atStore(*store, rank, size, name, settings, timeout, std::move(listeners),
+                                 deferred);
 }
 
 py::list reportList(BackendPapilio& backend, std::size_t last) {
   std::vector<fault::Report> reports;
   {
     py::gil_scoped_release unlocked;
-    reports = backend.group().reports(last);
+    reports = backend.group()->reports(last);
   }
   py::list out;
   for (const auto& report : reports) out.append(toDict(report));
@@ -99,7 +138,7 @@ void bindBackend(py::module_& m) {
              std::vector<engine::PeerInfo> peers;
              {
                py::gil_scoped_release unlocked;
-               peers = b.group().peers();
+               peers = b.group()->peers();
              }
              return dictList(peers);
            })
@@ -108,7 +147,7 @@ void bindBackend(py::module_& m) {
              std::vector<engine::BlacklistInfo> entries;
              {
                py::gil_scoped_release unlocked;
-               entries = b.group().blacklist();
+               entries = b.group()->blacklist();
              }
              return dictList(entries);
            })
@@ -118,16 +157,20 @@ void bindBackend(py::module_& m) {
              std::optional<double> seconds) {
             std::optional<Duration> term;
             if (seconds) term = fromSeconds(*seconds);
-            b.group().ban(Rank{rank}, reason, term);
+            b.group()->ban(Rank{rank}, reason, term);
           },
           py::call_guard<py::gil_scoped_release>())
       .def(
-          "_unban", [](Backend& b, std::uint32_t rank) { b.group().unban(Rank{rank}); },
+          "_unban", [](Backend& b, std::uint32_t rank) { b.group()->unban(Rank{rank}); },
           py::call_guard<py::gil_scoped_release>())
       .def(
-          "_stats", [](Backend& b) { return b.group().stats(); },
+          "_stats", [](Backend& b) { return b.group()->stats(); },
           py::call_guard<py::gil_scoped_release>())
       .def("_engine_stats", &Backend::engineStats, py::call_guard<py::gil_scoped_release>())
+      // torch calls it on ranks outside a new group, for backends whose split needs everybody.
+      .def("perform_nocolor_split", [](Backend&, const py::object& /*device*/) {})
+      .def_property_readonly("_settings", &Backend::settings)
+      .def_property_readonly("_generation", &Backend::generation)
       .def_property_readonly("_group_name", &Backend::name);
 }
 
@@ -146,9 +189,11 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     }
   });
   bindSettings(m);
+  bindOptions(m);
   bindBackend(m);
   m.def("create", &create, py::arg("store"), py::arg("rank"), py::arg("size"), py::arg("name"),
-        py::arg("settings"), py::arg("timeout"), py::arg("on_event"));
+        py::arg("settings"), py::arg("timeout"), py::arg("deferred"), py::arg("on_event"),
+        py::arg("on_group"));
   m.def("work_report", [](const c10::intrusive_ptr<c10d::Work>& work) -> py::object {
     const auto* ours = dynamic_cast<const WorkPapilio*>(work.get());
     if (ours == nullptr) {

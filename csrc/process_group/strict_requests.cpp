@@ -1,6 +1,7 @@
 #include "process_group/strict_requests.hpp"
 
 #include <cstring>
+#include <functional>
 #include <memory>
 
 #include "engine/kernels.hpp"
@@ -27,6 +28,41 @@ StrictRequest requestFor(const RoundShape& shape, std::uint64_t nbytes) {
 
 void copyBytes(std::byte* to, const std::byte* from, std::uint64_t bytes) {
   if (bytes != 0 && to != from) std::memmove(to, from, bytes);
+}
+
+bool overlap(Buffer a, Buffer b) {
+  const std::less<const std::byte*> before;
+  return a.bytes != 0 && b.bytes != 0 && before(a.data, b.data + b.bytes) &&
+         before(b.data, a.data + a.bytes);
+}
+
+// Blocks are sent while others arrive: an input that lies where an output will be, other than
+// exactly in its own place, is sent from a copy. The scratch has to live as long as the request.
+Scratch sparedFrom(const std::vector<Buffer>& outputs, std::vector<Buffer>& inputs) {
+  bool clash = false;
+  std::uint64_t total = 0;
+  for (const auto& input : inputs) {
+    total += input.bytes;
+    for (const auto& output : outputs) clash = clash || overlap(input, output);
+  }
+  if (!clash) return nullptr;
+  auto copies = makeScratch(total);
+  std::byte* at = copies->data();
+  for (auto& input : inputs) {
+    copyBytes(at, input.data, input.bytes);
+    input.data = at;
+    at += input.bytes;
+  }
+  return copies;
+}
+
+// The same for one input, which may lie in its own place.
+Scratch sparedFrom(const std::vector<Buffer>& outputs, Buffer own, Buffer& input) {
+  if (input.data == own.data && input.bytes == own.bytes) return nullptr;
+  std::vector<Buffer> inputs{input};
+  auto copy = sparedFrom(outputs, inputs);
+  input = inputs[0];
+  return copy;
 }
 
 // Reduces the members' pieces, which lie one after the other in `pieces`, own one in `mine`.
@@ -143,12 +179,16 @@ StrictRequest strictAllgather(Ring ring, const RoundShape& shape, Buffer input,
                               const std::vector<Buffer>& outputs) {
   StrictRequest out = requestFor(shape, input.bytes);
   out.needs_all = true;
+  const Buffer own = outputs[ring.rank];
+  auto copy = sparedFrom(outputs, own, input);
   StrictPhase phase;
   for (const auto& output : outputs) {
     phase.pieces.push_back({input.data, input.bytes, output.data, output.bytes});
   }
-  const Buffer own = outputs[ring.rank];
-  phase.then = [=](const ContributorSet&) { copyBytes(own.data, input.data, input.bytes); };
+  phase.then = [=](const ContributorSet&) {  // also keeps the copy alive
+    (void)copy;
+    copyBytes(own.data, input.data, input.bytes);
+  };
   out.phases.push_back(std::move(phase));
   return out;
 }
@@ -164,7 +204,11 @@ StrictRequest strictGather(Ring ring, const RoundShape& shape, Buffer input,
       phase.pieces[r] = {nullptr, 0, outputs[r].data, outputs[r].bytes};
     }
     const Buffer own = outputs[ring.rank];
-    phase.then = [=](const ContributorSet&) { copyBytes(own.data, input.data, input.bytes); };
+    auto copy = sparedFrom(outputs, own, input);
+    phase.then = [=](const ContributorSet&) {
+      (void)copy;
+      copyBytes(own.data, input.data, input.bytes);
+    };
   } else {
     phase.pieces[shape.root] = {input.data, input.bytes, nullptr, 0};
   }
@@ -173,17 +217,22 @@ StrictRequest strictGather(Ring ring, const RoundShape& shape, Buffer input,
 }
 
 StrictRequest strictScatter(Ring ring, const RoundShape& shape, Buffer output,
-                            const std::vector<Buffer>& inputs) {
+                            std::vector<Buffer> inputs) {
   StrictRequest out = requestFor(shape, output.bytes);
   out.needed.insert(Rank{shape.root});
   StrictPhase phase;
   phase.pieces.resize(ring.size);
   if (ring.rank == shape.root) {
+    const bool in_place = inputs[ring.rank].data == output.data;
+    auto copies = in_place ? nullptr : sparedFrom({output}, inputs);
     for (std::uint32_t r = 0; r < ring.size; ++r) {
       phase.pieces[r] = {inputs[r].data, inputs[r].bytes, nullptr, 0};
     }
     const Buffer own = inputs[ring.rank];
-    phase.then = [=](const ContributorSet&) { copyBytes(output.data, own.data, output.bytes); };
+    phase.then = [=](const ContributorSet&) {
+      (void)copies;
+      copyBytes(output.data, own.data, output.bytes);
+    };
   } else {
     phase.pieces[shape.root] = {nullptr, 0, output.data, output.bytes};
   }
@@ -234,11 +283,12 @@ StrictRequest strictReduceScatter(Ring ring, const RoundShape& shape, Buffer out
 }
 
 StrictRequest strictAlltoall(Ring ring, const RoundShape& shape, const std::vector<Buffer>& outputs,
-                             const std::vector<Buffer>& inputs) {
+                             std::vector<Buffer> inputs) {
   std::uint64_t total = 0;
   for (const auto& input : inputs) total += input.bytes;
   StrictRequest out = requestFor(shape, total);
   out.needs_all = true;
+  auto copies = sparedFrom(outputs, inputs);
   StrictPhase phase;
   for (std::uint32_t r = 0; r < ring.size; ++r) {
     phase.pieces.push_back({inputs[r].data, inputs[r].bytes, outputs[r].data, outputs[r].bytes});
@@ -246,6 +296,7 @@ StrictRequest strictAlltoall(Ring ring, const RoundShape& shape, const std::vect
   const Buffer from = inputs[ring.rank];
   const Buffer to = outputs[ring.rank];
   phase.then = [=](const ContributorSet&) {
+    (void)copies;
     copyBytes(to.data, from.data, std::min(to.bytes, from.bytes));
   };
   out.phases.push_back(std::move(phase));

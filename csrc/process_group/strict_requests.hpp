@@ -1,6 +1,7 @@
 // Strict collectives as phases of pieces (engine::StrictRequest). Memory given by pointer belongs
 // to the caller until the collective ends; scratch belongs to the request. Steps and bytes per rank
-// (n ranks, S bytes per tensor) stand beside each.
+// (n ranks, S bytes per tensor) stand beside each. Outputs may lie where inputs are: what would be
+// overwritten while it is still being sent is copied first.
 #pragma once
 
 #include <cstdint>
@@ -40,7 +41,7 @@ engine::StrictRequest strictGather(Ring ring, const RoundShape& shape, Buffer in
                                    const std::vector<Buffer>& outputs);
 // One step; `inputs` only at the root.
 engine::StrictRequest strictScatter(Ring ring, const RoundShape& shape, Buffer output,
-                                    const std::vector<Buffer>& inputs);
+                                    std::vector<Buffer> inputs);
 // One step, S sent to the root, which reduces in rank order; the tensor changes at the root only.
 engine::StrictRequest strictReduce(Ring ring, const RoundShape& shape, Buffer tensor);
 // One step, (n-1) times an output's bytes sent.
@@ -49,7 +50,7 @@ engine::StrictRequest strictReduceScatter(Ring ring, const RoundShape& shape, Bu
 // One step; sizes may differ per pair and may be zero.
 engine::StrictRequest strictAlltoall(Ring ring, const RoundShape& shape,
                                      const std::vector<Buffer>& outputs,
-                                     const std::vector<Buffer>& inputs);
+                                     std::vector<Buffer> inputs);
 // One step without data.
 engine::StrictRequest strictBarrier(Ring ring);
 

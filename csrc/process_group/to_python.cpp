@@ -16,6 +16,27 @@ py::tuple tupleOf(const ContributorSet& ranks) {
 
 }  // namespace
 
+py::dict toDict(const Settings& settings) {
+  const auto& group = settings.group;
+  py::dict out;
+  out["mode"] = group.mode == fault::Mode::strict ? "strict" : "bounded";
+  out["patience"] = toSeconds(group.patience);
+  out["fallback"] = group.fallback == fault::Fallback::zero ? "zero" : "local";
+  out["slow_strikes"] = group.slow_strikes;
+  out["blacklist_seconds"] = toSeconds(group.blacklist_base);
+  out["min_peers"] = group.min_peers;
+  out["quorum"] = "live";
+  out["weight"] = group.weight;
+  out["fingerprint"] = settings.fingerprint;
+  out["nonfinite"] = group.nonfinite == fault::NonFinite::propagate ? "propagate" : "drop";
+  out["codec"] = "raw";
+  out["integrity"] = group.payload_crc ? "payload" : "header";
+  out["transport"] = settings.transport;
+  out["interface"] = settings.interface;
+  out["report_history"] = settings.report_history;
+  return out;
+}
+
 py::dict toDict(const fault::Report& report) {
   py::list chunks;
   for (const auto& chunk : report.chunks) {

@@ -4,9 +4,11 @@
 #include <torch/csrc/utils/pybind.h>
 
 #include "engine/engine.hpp"
+#include "process_group/options.hpp"
 
 namespace papilio::pg {
 
+pybind11::dict toDict(const Settings& settings);  // fields of papilio.Options
 pybind11::dict toDict(const fault::Report& report);
 pybind11::dict toDict(const engine::PeerInfo& peer);
 pybind11::dict toDict(const engine::BlacklistInfo& entry);

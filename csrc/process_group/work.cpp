@@ -8,7 +8,7 @@ namespace papilio::pg {
 namespace {
 
 // How long wait() gives the engine beyond the collective's own timeout before it steps in.
-constexpr std::chrono::seconds kMargin{30};
+constexpr auto kMargin = WorkLedger::kMargin;
 constexpr std::chrono::seconds kCancelLimit{5};
 
 c10d::WorkResult resultOf(const fault::RoundError& error) {
@@ -20,24 +20,36 @@ c10d::WorkResult resultOf(const fault::RoundError& error) {
 }  // namespace
 
 WorkPapilio::WorkPapilio(ErrorContext context, c10d::OpType type, const char* title,
-                         std::vector<at::Tensor> outputs, std::vector<at::Tensor> keep,
+                         std::uint64_t number, std::vector<at::Tensor> outputs,
+                         std::vector<at::Tensor> keep, std::shared_ptr<WorkLedger> ledger,
                          std::chrono::milliseconds timeout, bool timed)
     : Work(static_cast<int>(context.rank.value), type, title, keep),
       context_(std::move(context)),
       outputs_(std::move(outputs)),
       keep_(std::move(keep)),
-      timeout_(timeout),
+      ledger_(std::move(ledger)),
+      entry_(ledger_->open(timeout)),
       timed_(timed),
+      number_(number),
+      started_(WorkLedger::Clock::now()),
       future_(
           c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::TensorType::get()))),
       result_future_(c10::make_intrusive<c10::ivalue::Future>(c10::IntType::get())) {}
 
-WorkPapilio::~WorkPapilio() = default;
+WorkPapilio::~WorkPapilio() {
+  if (!completed_) ledger_->close(nullptr);  // never submitted
+}
 
 void WorkPapilio::issued(std::shared_ptr<engine::Group> group, Seq seq) {
   std::lock_guard lock(mutex_);
   group_ = std::move(group);
   seq_ = seq;
+}
+
+std::uint64_t WorkPapilio::getSequencenumber() const {
+  if (number_ != 0) return number_;
+  std::lock_guard lock(mutex_);
+  return seq_.value & ~engine::kMessageNumbers;
 }
 
 engine::DoneFn WorkPapilio::completer(std::shared_ptr<CallbackThread> callbacks) {
@@ -52,8 +64,10 @@ engine::DoneFn WorkPapilio::completer(std::shared_ptr<CallbackThread> callbacks)
 }
 
 void WorkPapilio::complete(const engine::Completion& completion) {
+  ledger_->ended(entry_, completion.error);
   {
     std::lock_guard lock(mutex_);
+    finished_ = WorkLedger::Clock::now();
     completion_ = completion;
     seq_ = completion.seq;
     completed_ = true;
@@ -75,6 +89,10 @@ void WorkPapilio::publish() {
   } else {
     future_->markCompleted(c10::IValue(outputs_));
   }
+  ledger_->close(ledger_->hasHook()
+                     ? std::make_shared<c10d::WorkInfo>(retrieveOpType(), getSequencenumber(),
+                                                        started_, finished_, finished_ - started_)
+                     : nullptr);
 }
 
 bool WorkPapilio::isCompleted() {
@@ -110,7 +128,7 @@ void WorkPapilio::cancelAndWait(const std::string& why) {
 
 bool WorkPapilio::wait(std::chrono::milliseconds timeout) {
   const bool own = timeout == kNoTimeout;
-  const auto limit = own ? timeout_ + kMargin : timeout;
+  const auto limit = own ? entry_.timeout + kMargin : timeout;
   std::unique_lock lock(mutex_);
   if (!cv_.wait_for(lock, limit, [&] { return completed_; })) {
     lock.unlock();

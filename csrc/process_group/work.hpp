@@ -12,19 +12,24 @@
 #include "engine/engine.hpp"
 #include "process_group/callback_thread.hpp"
 #include "process_group/errors.hpp"
+#include "process_group/work_ledger.hpp"
 
 namespace papilio::pg {
 
 class WorkPapilio final : public c10d::Work {
  public:
   // `keep`: tensors whose memory the engine uses until the end; `outputs`: what result() returns.
-  WorkPapilio(ErrorContext context, c10d::OpType type, const char* title,
+  // Opens an entry in the ledger; `timeout` without the extensions that are kept there. `number`:
+  // c10d's sequence number, 0 for a message, which has the engine's.
+  WorkPapilio(ErrorContext context, c10d::OpType type, const char* title, std::uint64_t number,
               std::vector<at::Tensor> outputs, std::vector<at::Tensor> keep,
-              std::chrono::milliseconds timeout, bool timed);
+              std::shared_ptr<WorkLedger> ledger, std::chrono::milliseconds timeout, bool timed);
   ~WorkPapilio() override;
 
   // Called once, right after submission, by the issuing thread.
   void issued(std::shared_ptr<engine::Group> group, Seq seq);
+  // With the extensions of the timeout that are in force.
+  std::chrono::milliseconds timeout() const { return entry_.timeout; }
   // For Group::submit(): hands a completion to this work. Holds a reference until it ran.
   engine::DoneFn completer(std::shared_ptr<CallbackThread> callbacks);
 
@@ -42,8 +47,9 @@ class WorkPapilio final : public c10d::Work {
   c10::intrusive_ptr<c10::ivalue::Future> getFuture() override { return future_; }
   c10::intrusive_ptr<c10::ivalue::Future> getFutureResult() override { return result_future_; }
   float getDuration() const override;
-  std::uint64_t getSequencenumber() const override { return seq_.value & ~engine::kMessageNumbers; }
-  std::chrono::milliseconds getTimeout() const override { return timeout_; }
+  // One for all parts of a coalesced call; the number in reports and errors is the round's.
+  std::uint64_t getSequencenumber() const override;
+  std::chrono::milliseconds getTimeout() const override { return entry_.timeout; }
 
   // Report of the finished collective; nullopt while it runs.
   std::optional<fault::Report> report() const;
@@ -56,12 +62,16 @@ class WorkPapilio final : public c10d::Work {
   const ErrorContext context_;
   const std::vector<at::Tensor> outputs_;
   std::vector<at::Tensor> keep_;
-  const std::chrono::milliseconds timeout_;
+  const std::shared_ptr<WorkLedger> ledger_;
+  const WorkLedger::Entry entry_;
   const bool timed_;
+  const std::uint64_t number_;
+  const WorkLedger::Clock::time_point started_;
   c10::intrusive_ptr<c10::ivalue::Future> future_;
   c10::intrusive_ptr<c10::ivalue::Future> result_future_;
   std::shared_ptr<engine::Group> group_;
   Seq seq_;
+  WorkLedger::Clock::time_point finished_;        // guarded by mutex_
   std::optional<engine::Completion> completion_;  // guarded by mutex_
 };
 

@@ -194,6 +194,7 @@ TEST(P2p, DeadlineNamesTheOtherSideAndTellsIt) {
   net.ranks[0].tick(kNow + 10s);
   net.settle();
   EXPECT_EQ(net.error(0, 1), ErrorKind::deadline_exceeded);
+  EXPECT_EQ(net.end(0, 1)->error.reason, Reason::unreachable);
   EXPECT_TRUE(net.end(0, 1)->error.ranks.contains(Rank{1}));
   // The withdrawn message is not matched any more.
   net.ranks[1].receive(operation(1, 0, 0));

@@ -1,0 +1,69 @@
+// What a backend keeps about all its works together: how many are under way, who wants to hear when
+// one completes, extensions of the timeout, the last error. Thread-safe; shared with the works.
+#pragma once
+
+#include <torch/csrc/distributed/c10d/Backend.hpp>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "fault/report.hpp"
+
+namespace papilio::pg {
+
+class WorkLedger {
+ public:
+  using Hook = std::function<void(std::shared_ptr<c10d::WorkInfo>)>;
+  using Clock = std::chrono::steady_clock;
+
+  // One work: its number (1, 2, … in order of issue) and the timeout it really has.
+  struct Entry {
+    std::uint64_t number = 0;
+    std::chrono::milliseconds timeout{0};
+  };
+
+  // Issuing thread: a work with this timeout begins. Exactly one close() has to follow.
+  Entry open(std::chrono::milliseconds timeout);
+  // Progress thread, before anybody can see that the work is complete.
+  void ended(const Entry& entry, const fault::RoundError& error);
+  // Callback thread: runs the hook (if the work was issued at all), then counts the work off.
+  void close(const std::shared_ptr<c10d::WorkInfo>& info);
+
+  // Called for every work that ends from now on, however it ends, one at a time.
+  void setHook(std::shared_ptr<Hook> hook);
+  bool hasHook() const { return has_hook_; }
+  // Until every work that was issued has been through close(). Each of them has a timeout of its
+  // own, so this ends, at the latest `kMargin` after the last one. False: it took longer.
+  bool waitAll();
+  // Longer timeouts for the works that begin from now on, until the first of them has ended.
+  void extend(std::chrono::milliseconds by);
+
+  c10d::ErrorType error() const { return error_; }
+  void setError(c10d::ErrorType error) { error_ = error; }
+
+  static constexpr std::chrono::seconds kMargin{30};
+
+ private:
+  struct Extension {
+    std::chrono::milliseconds by;
+    std::uint64_t first;  // number of the work that ends it
+  };
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::uint64_t opened_ = 0;
+  std::uint64_t closed_ = 0;
+  Clock::time_point latest_;  // when the last of the open works must have ended
+  std::vector<Extension> extensions_;
+  std::shared_ptr<Hook> hook_;
+  std::atomic<bool> has_hook_{false};
+  std::atomic<c10d::ErrorType> error_{c10d::ErrorType::SUCCESS};
+};
+
+}  // namespace papilio::pg
