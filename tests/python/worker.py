@@ -175,7 +175,8 @@ def main():
             raise
         except BaseException as error:  # noqa: BLE001 - every failure is an answer
             answer = {"ok": False, "trace": traceback.format_exc()} | error_of(error)
-        print(json.dumps(answer, default=str), flush=True)
+        # One write: other threads announce on the same pipe (roles.say).
+        print(json.dumps(answer, default=str) + "\n", end="", flush=True)
 
 
 if __name__ == "__main__":
