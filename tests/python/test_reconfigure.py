@@ -38,7 +38,8 @@ result["status"] = backend.get_error().name
 # Says when the reconfigure that follows is under way: there is no group then.
 WATCH = """
 def watch():
-    while True:
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
         try:
             papilio.peers()
         except dist.DistBackendError as error:

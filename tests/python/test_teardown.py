@@ -164,7 +164,7 @@ def test_interpreter_exit_without_destroy(state):
             assert ranks[rank].wait(timeout=40) == 0, "".join(ranks[rank].errors)
             # What the interpreter takes for itself is seconds on a busy machine.
             whole = time.monotonic() - begun
-            print(f"{state}, rank {rank}: gone after {whole:.2f} s, {without:.2f} s without a group")
+            print(f"{state}, rank {rank}: {whole:.2f} s, without a group {without:.2f} s")
             assert whole < LIMIT + without
             errors = "".join(ranks[rank].errors)
             assert "Traceback" not in errors and "terminate" not in errors, errors
