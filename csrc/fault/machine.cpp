@@ -11,8 +11,8 @@ constexpr std::size_t kRoundsKept = 4;                // complete rounds, for re
 constexpr std::uint64_t kCompleteBytes = 4ULL << 20;  // … as long as they are small
 constexpr std::size_t kMaxRoundsKept = 4096;          // rounds somebody may still ask for
 constexpr Duration kMaxSelfDoubt = 10s;
-constexpr Duration kAskBefore =
-    250ms;  // how long before its end a strict round asks who is to blame
+// How long before its end a strict round asks who is to blame.
+constexpr Duration kAskBefore = 250ms;
 }  // namespace
 
 Machine::Machine(MachineConfig config)

@@ -216,8 +216,9 @@ std::optional<std::string> Machine::lateness(const Round& round, Rank rank) cons
   }
   if (shards.empty()) return std::nullopt;
   const std::string limit = milliseconds(alone ? policy_.aloneBudget() : policy_.budget());
-  if (!shown)
+  if (!shown) {
     return "no contribution " + limit + " after the " + (alone ? "first" : "median") + " member";
+  }
   std::string names;
   shards.forEach(
       [&](Rank owner) { names += (names.empty() ? "" : ", ") + std::to_string(owner.value); });

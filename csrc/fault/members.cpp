@@ -147,9 +147,12 @@ void Members::noteWaits(Time now, Rank rank, Seq seq, const ContributorSet& miss
   member.waits_at = now;
 }
 
+bool Members::saysItWaits(Time now, const Member& member) const {
+  return !member.waits_for.empty() && now - member.waits_at <= kFreshWord;
+}
+
 bool Members::waits(Time now, Rank rank, Seq seq) const {
-  const Member& member = at(rank);
-  return !member.waits_for.empty() && member.waits_in <= seq && now - member.waits_at <= kFreshWord;
+  return saysItWaits(now, at(rank)) && at(rank).waits_in <= seq;
 }
 
 ContributorSet Members::rootsOf(Time now, const ContributorSet& ranks, Seq seq) const {
@@ -180,8 +183,7 @@ ContributorSet Members::rootsOf(Time now, const ContributorSet& ranks, Seq seq) 
 }
 
 bool Members::stuckAfter(Time now, Rank rank, Seq seq) const {
-  const Member& member = at(rank);
-  return !member.waits_for.empty() && member.waits_in > seq && now - member.waits_at <= kFreshWord;
+  return saysItWaits(now, at(rank)) && at(rank).waits_in > seq;
 }
 
 ContributorSet Members::heldBy(Time now, Rank rank, Seq seq, const ContributorSet& late) const {

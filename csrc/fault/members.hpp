@@ -100,9 +100,10 @@ class Members {
   void recordLag(Rank rank, Duration lag);
 
  private:
-  static constexpr std::uint64_t kStrikeWindow = 10;  // judged rounds
-  static constexpr std::uint32_t kCleanStreak = 10;   // timely rounds that forget an incident
-  static constexpr Duration kFreshWord = 500ms;       // five times the period of PROGRESS
+  static constexpr std::uint64_t kStrikeWindow = 10;       // judged rounds
+  static constexpr std::uint32_t kCleanStreak = 10;        // timely rounds that forget an incident
+  static constexpr Duration kFreshWord = 500ms;            // five times the period of PROGRESS
+  bool saysItWaits(Time now, const Member& member) const;  // and has said so a moment ago
   bool waits(Time now, Rank rank, Seq seq) const;
   // It said that it waits in a round after this one, so it is through with this one.
   bool stuckAfter(Time now, Rank rank, Seq seq) const;
