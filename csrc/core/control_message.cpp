@@ -45,6 +45,7 @@ void write(ByteWriter& w, const msg::Join& m) {
 void write(ByteWriter&, const msg::Leave&) {}
 void write(ByteWriter& w, const msg::Enter& m) {
   put(w, m.seq);
+  put(w, m.members);
   put(w, m.shape);
 }
 void write(ByteWriter& w, const msg::StrictFailed& m) {
@@ -134,6 +135,7 @@ Body readJoin(ByteReader& r) {
 Body readEnter(ByteReader& r) {
   msg::Enter m;
   m.seq = getSeq(r);
+  m.members = getSet(r);
   const auto shape = readShape(r);
   if (!shape) return std::nullopt;
   m.shape = *shape;
@@ -301,7 +303,7 @@ struct Describe {
   }
   std::string operator()(const msg::Leave&) const { return "LEAVE"; }
   std::string operator()(const msg::Enter& m) const {
-    return "ENTER" + text(m.seq) + " " + describe(m.shape);
+    return "ENTER" + text(m.seq) + " " + describe(m.shape) + " members" + text(m.members);
   }
   std::string operator()(const msg::StrictFailed& m) const {
     return "STRICT_FAILED" + text(m.seq) + " culprits" + text(m.culprits);

@@ -49,10 +49,11 @@ struct Join {
 };
 // The group was destroyed here (a clean leave).
 struct Leave {};
-// A strict collective was entered here.
+// A strict collective was entered here, by a rank that counts on these members.
 struct Enter {
   Seq seq;
   RoundShape shape;
+  ContributorSet members;
 };
 // A strict collective failed here; everybody fails it with the same culprits.
 struct StrictFailed {

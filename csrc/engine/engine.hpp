@@ -83,6 +83,8 @@ struct StrictPhase {
 struct StrictRequest {
   RoundShape shape;  // strict = true (false: a broadcast that outlives its root), fingerprint = 0
   std::vector<StrictPhase> phases;
+  // Or the phases as a function of the members at entry. Runs on the progress thread: no big work.
+  std::function<std::vector<StrictPhase>(const ContributorSet& members)> plan;
   bool needs_all = false;
   ContributorSet needed;
   std::uint64_t nbytes = 0;  // for the report

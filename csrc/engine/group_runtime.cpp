@@ -78,6 +78,7 @@ void GroupRuntime::allreduce(Seq seq, const AllreduceRequest& request, Duration 
 
 void GroupRuntime::strict(Seq seq, StrictRequest request, Duration timeout,
                           Clock::time_point issued, DoneFn done) {
+  if (request.plan) request.phases = request.plan(machine_.members().present());
   fault::StrictSpec spec;
   spec.shape = request.shape;
   spec.needs_all = request.needs_all;

@@ -116,16 +116,12 @@ void Machine::enterStrict(Time now, Seq seq, StrictSpec spec, Duration timeout) 
   } else {
     round.votes.add(members_.me(), schema, shape);
     round.strict->start(effects_);
-    for (const auto& [rank, theirs] : round.early_enters) {
+    for (const auto& [rank, enter] : round.early_enters) {
+      const bool same = schemaOf(enter.shape, config_.group, config_.view) == schema;
       if (members_.gone(rank)) {  // it was not, when it entered
         refuseStrict(seq, rank);
-        if (schemaOf(theirs, config_.group, config_.view) == schema) {
-          round.strict->lostInside(rank, effects_);
-        }
-        continue;
-      }
-      if (schemaOf(theirs, config_.group, config_.view) == schema) {
-        round.strict->peerEntered(rank, effects_);
+      } else if (same) {
+        round.strict->peerEntered(rank, enter.members, effects_);
       }
     }
     for (const auto& [rank, failure] : round.early_failures) {

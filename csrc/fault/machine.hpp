@@ -117,7 +117,7 @@ class Machine {
     std::map<SchemaHash, std::unique_ptr<Reduction>> variants;
     SchemaVotes votes;
     ContributorSet nacked;  // told once that their schema differs
-    std::map<Rank, RoundShape> early_enters;
+    std::map<Rank, msg::Enter> early_enters;
     std::vector<msg::Verdict> early_verdicts;
     std::map<Rank, msg::StrictFailed> early_failures;
     std::optional<SchemaHash> my_schema;

@@ -37,13 +37,15 @@ void Machine::on(Time now, Rank from, const msg::Enter& enter) {
   const SchemaHash schema = schemaOf(enter.shape, config_.group, config_.view);
   round.votes.add(from, schema, enter.shape);
   if (round.strict) {
-    if (schema == round.strict->schema()) round.strict->peerEntered(from, effects_);
+    if (schema == round.strict->schema()) {
+      round.strict->peerEntered(from, enter.members, effects_);
+    }
     strictMismatch(now, enter.seq, round);
   } else if (round.my_schema) {
     tellSchema(enter.seq, round, from);
     resolveSchema(now, enter.seq, round, false);
   } else {
-    round.early_enters[from] = enter.shape;
+    round.early_enters[from] = enter;
   }
   pump(now, enter.seq, round);
 }

@@ -17,6 +17,7 @@ StrictRound::StrictRound(const Members& members, Seq seq, SchemaHash schema, Str
                          Time deadline)
     : members_(members), seq_(seq), schema_(schema), spec_(std::move(spec)), deadline_(deadline) {
   taking_part_ = members_.present();
+  counted_on_ = taking_part_;
   entered_.insert(members_.me());
   unsent_.resize(spec_.phases.size());
   for (const auto& phase : spec_.phases) {
@@ -47,12 +48,28 @@ void StrictRound::start(Effects& out) {
 
 void StrictRound::announceEntry(Effects& out) {
   taking_part_.forEach([&](Rank to) {
-    if (to != members_.me()) out.push_back(effect::SendControl{to, msg::Enter{seq_, spec_.shape}});
+    if (to != members_.me()) {
+      out.push_back(effect::SendControl{to, msg::Enter{seq_, spec_.shape, counted_on_}});
+    }
   });
 }
 
-void StrictRound::peerEntered(Rank from, Effects& out) {
+// Members hear of a death one after the other. A sum over one set and a sum over another are two
+// values, and shards laid over them do not fit: who misses a rank that a peer counts on fails the
+// collective because of it, and that peer, which may not know why yet, hears it from that failure.
+bool StrictRound::agreesOnMembers(const ContributorSet& members, Effects& out) {
+  if (spec_.shape.kind != OpKind::allreduce || members == counted_on_) return true;
+  const ContributorSet missed = (members & members_.all()) - counted_on_;
+  if (!missed.empty()) {
+    const Rank first = missed.ranks().front();
+    failBecauseOf(first, members_.goneReason(first), out);
+  }
+  return false;
+}
+
+void StrictRound::peerEntered(Rank from, const ContributorSet& members, Effects& out) {
   if (ended_ || !taking_part_.contains(from) || entered_.contains(from)) return;
+  if (!agreesOnMembers(members, out)) return;
   entered_.insert(from);
   // It has buffers for this collective now: everything launched so far may go to it.
   for (std::uint16_t p = 0; p < launched_; ++p) {
@@ -138,11 +155,6 @@ void StrictRound::peerGone(Rank rank, Reason reason, Effects& out) {
   failBecauseOf(rank, reason, out);
 }
 
-void StrictRound::lostInside(Rank rank, Effects& out) {
-  if (ended_ || spec_.shape.kind != OpKind::allreduce) return;
-  failBecauseOf(rank, members_.goneReason(rank), out);
-}
-
 void StrictRound::failBecauseOf(Rank rank, Reason reason, Effects& out) {
   ContributorSet culprit;
   culprit.insert(rank);
@@ -153,7 +165,7 @@ void StrictRound::failBecauseOf(Rank rank, Reason reason, Effects& out) {
 }
 
 void StrictRound::peerFailedIt(Rank from, const msg::StrictFailed& failure, Effects& out) {
-  if (ended_) return;
+  if (ended_ || !taking_part_.contains(from)) return;
   ContributorSet culprits = failure.culprits & members_.all();
   const auto reason = static_cast<Reason>(failure.reason);
   const bool because_of_me = culprits.contains(members_.me());

@@ -44,8 +44,8 @@ class StrictRound {
 
   // Announces the entry to every member; fails at once if somebody needed is gone.
   virtual void start(Effects& out);
-  // `from` entered with the same shape.
-  virtual void peerEntered(Rank from, Effects& out);
+  // `from` entered with the same shape, counting on `members`.
+  virtual void peerEntered(Rank from, const ContributorSet& members, Effects& out);
   // Is this block expected? Then place it; blockPlaced() once it is verified and copied.
   virtual bool wantsBlock(Rank from, std::uint16_t phase, std::uint32_t index) const;
   virtual void blockPlaced(Rank from, std::uint16_t phase, std::uint32_t index, Effects& out);
@@ -53,8 +53,6 @@ class StrictRound {
   void blocksPosted(Rank to, std::uint16_t phase, Effects& out);
   // The rank is gone for good.
   virtual void peerGone(Rank rank, Reason reason, Effects& out);
-  // The rank was gone when this one entered, but it had entered: others may have used its data.
-  void lostInside(Rank rank, Effects& out);
   // Somebody else failed this collective and says because of whom.
   virtual void peerFailedIt(Rank from, const msg::StrictFailed& failure, Effects& out);
   // Only a tolerant broadcast has a use for it.
@@ -75,6 +73,7 @@ class StrictRound {
   StrictSpec spec_;
   Time deadline_;
   ContributorSet taking_part_;  // members of this collective, self included
+  ContributorSet counted_on_;   // the same at entry
   ContributorSet entered_;
   std::vector<ContributorSet> unsent_;  // per phase: SendBlocks not yet posted
   ContributorSet gave_;                 // gone since, but all its data is here and counts
@@ -89,6 +88,7 @@ class StrictRound {
   virtual Source source() const { return Source::reduced; }
   virtual ContributorSet contributors() const { return taking_part_ | gave_; }
   void launchPhase(Effects& out);
+  bool agreesOnMembers(const ContributorSet& members, Effects& out);
   void failBecauseOf(Rank rank, Reason reason, Effects& out);
   msg::StrictFailed failureOf(const RoundError& error) const;
 

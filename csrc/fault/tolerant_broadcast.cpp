@@ -38,7 +38,7 @@ void TolerantBroadcast::tellOthers(Holding holding, Effects& out) const {
   (others() & entered_).forEach([&](Rank to) { tell(to, holding, out); });
 }
 
-void TolerantBroadcast::peerEntered(Rank from, Effects& out) {
+void TolerantBroadcast::peerEntered(Rank from, const ContributorSet&, Effects& out) {
   if (ended_ || !taking_part_.contains(from) || entered_.contains(from)) return;
   entered_.insert(from);
   if (members_.me() == root()) serve(from, out);

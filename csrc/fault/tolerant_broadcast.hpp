@@ -34,7 +34,7 @@ class TolerantBroadcast final : public StrictRound {
                     Time deadline);
 
   void start(Effects& out) override;
-  void peerEntered(Rank from, Effects& out) override;
+  void peerEntered(Rank from, const ContributorSet& members, Effects& out) override;
   bool wantsBlock(Rank from, std::uint16_t phase, std::uint32_t index) const override;
   void blockPlaced(Rank from, std::uint16_t phase, std::uint32_t index, Effects& out) override;
   void peerGone(Rank rank, Reason reason, Effects& out) override;

@@ -1,5 +1,6 @@
 #include "process_group/strict_requests.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -95,36 +96,71 @@ StrictRequest directAllreduce(Ring ring, const RoundShape& shape, Buffer tensor)
   return out;
 }
 
-StrictRequest shardedAllreduce(Ring ring, const RoundShape& shape, Buffer tensor) {
-  StrictRequest out = requestFor(shape, tensor.bytes);
-  out.needs_all = true;
-  const std::uint64_t element = elementSize(shape.dtype);
-  const std::uint64_t shard = (shape.numel + ring.size - 1) / ring.size;
-  const auto start = [=](std::uint32_t r) { return std::min(r * shard, shape.numel); };
-  const auto count = [=](std::uint32_t r) { return start(r + 1) - start(r); };
-  const std::uint64_t mine = count(ring.rank);
-  auto input = makeScratch(tensor.bytes);
-  auto theirs = makeScratch(mine * element * ring.size);
-  auto result = makeScratch(tensor.bytes);
-  copyBytes(input->data(), tensor.data, tensor.bytes);
-  std::byte* my_result = result->data() + start(ring.rank) * element;
+// Shard k of a tensor belongs to the k-th member.
+struct Shards {
+  std::uint64_t numel = 0;
+  std::uint64_t element = 0;  // bytes
+  std::uint64_t each = 0;     // elements; the last ones may have fewer
+
+  Shards(const RoundShape& shape, std::uint32_t members)
+      : numel(shape.numel),
+        element(elementSize(shape.dtype)),
+        each((shape.numel + members - 1) / members) {}
+  std::uint64_t start(std::uint64_t k) const { return std::min(k * each, numel); }
+  std::uint64_t count(std::uint64_t k) const { return start(k + 1) - start(k); }
+  std::uint64_t startBytes(std::uint64_t k) const { return start(k) * element; }
+  std::uint64_t bytes(std::uint64_t k) const { return count(k) * element; }
+};
+
+struct ShardedMemory {
+  Scratch input;   // the tensor as it was
+  Scratch theirs;  // the members' pieces of the own shard
+  Scratch result;  // reaches the tensor when all of it is there
+};
+
+std::vector<StrictPhase> shardedPhases(Ring ring, const RoundShape& shape, Buffer tensor,
+                                       const ShardedMemory& memory, const ContributorSet& members) {
+  const Shards shards(shape, members.count());
+  const auto all = members.ranks();
+  const auto own =
+      static_cast<std::uint64_t>(std::find(all.begin(), all.end(), Rank{ring.rank}) - all.begin());
+  const std::uint64_t mine = shards.bytes(own);
+  std::byte* my_input = memory.input->data() + shards.startBytes(own);
+  std::byte* my_result = memory.result->data() + shards.startBytes(own);
   StrictPhase scatter;
   StrictPhase gather;
-  for (std::uint32_t r = 0; r < ring.size; ++r) {
-    scatter.pieces.push_back({input->data() + start(r) * element, count(r) * element,
-                              theirs->data() + r * mine * element, mine * element});
-    gather.pieces.push_back(
-        {my_result, mine * element, result->data() + start(r) * element, count(r) * element});
+  scatter.pieces.resize(ring.size);
+  gather.pieces.resize(ring.size);
+  for (std::uint64_t k = 0; k < all.size(); ++k) {
+    const std::uint32_t rank = all[k].value;
+    scatter.pieces[rank] = {memory.input->data() + shards.startBytes(k), shards.bytes(k),
+                            memory.theirs->data() + k * mine, mine};
+    gather.pieces[rank] = {my_result, mine, memory.result->data() + shards.startBytes(k),
+                           shards.bytes(k)};
   }
-  scatter.then = [=](const ContributorSet& members) {
-    reduceMembers(ring, shape, members, theirs->data(), mine * element, mine,
-                  input->data() + start(ring.rank) * element, my_result);
+  scatter.then = [=](const ContributorSet&) {  // a member that died since has given its piece
+    std::vector<const std::byte*> inputs;
+    for (std::uint64_t k = 0; k < all.size(); ++k) {
+      inputs.push_back(k == own ? my_input : memory.theirs->data() + k * mine);
+    }
+    engine::reduceStrict(shape.dtype, shape.op, inputs, shards.count(own), shape.premul, my_result);
   };
   gather.then = [=](const ContributorSet&) {
-    copyBytes(tensor.data, result->data(), tensor.bytes);
+    copyBytes(tensor.data, memory.result->data(), tensor.bytes);
   };
-  out.phases.push_back(std::move(scatter));
-  out.phases.push_back(std::move(gather));
+  return {std::move(scatter), std::move(gather)};
+}
+
+StrictRequest shardedAllreduce(Ring ring, const RoundShape& shape, Buffer tensor) {
+  StrictRequest out = requestFor(shape, tensor.bytes);
+  // Enough for every number of members; the progress thread must not wait for pages.
+  const std::uint64_t padding = ring.size * elementSize(shape.dtype);
+  const ShardedMemory memory{makeScratch(tensor.bytes), makeScratch(tensor.bytes + padding),
+                             makeScratch(tensor.bytes)};
+  copyBytes(memory.input->data(), tensor.data, tensor.bytes);
+  out.plan = [=](const ContributorSet& members) {
+    return shardedPhases(ring, shape, tensor, memory, members);
+  };
   return out;
 }
 

@@ -23,8 +23,8 @@ struct Ring {
   std::uint32_t size = 1;
 };
 
-// In place. Up to kDirectBytes: one step, (n-1) S sent; works over the members that are left.
-// Above: reduce-scatter and all-gather, two steps, 2 (n-1)/n S sent; needs every member.
+// In place, over the m members that are left. Up to kDirectBytes: one step, (m-1) S sent. Above:
+// reduce-scatter and all-gather over as many shards as members, two steps, 2 (m-1)/m S sent.
 engine::StrictRequest strictAllreduce(Ring ring, const RoundShape& shape, Buffer tensor);
 inline constexpr std::uint64_t kDirectBytes = 256 * 1024;
 

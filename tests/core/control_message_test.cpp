@@ -18,7 +18,7 @@ std::vector<ControlBody> samples() {
   other.insert(Rank{2});
   return {msg::Join{Rank{1}, 4},
           msg::Leave{},
-          msg::Enter{Seq{5}, shape},
+          msg::Enter{Seq{5}, shape, ContributorSet::firstN(3)},
           msg::StrictFailed{Seq{6}, some, 1},
           msg::Nack{Seq{7}, NackCode::corrupt, ChunkIndex{3}, Seq{2}, shape, some},
           msg::Verdict{Seq{8}, SchemaHash{9}, some, other},

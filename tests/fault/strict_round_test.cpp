@@ -47,8 +47,8 @@ TEST_F(StrictRoundTest, EndsWhenAllDataIsThereAndSent) {
   auto round = make();
   round.start(out_);
   EXPECT_EQ(count<effect::SendControl>(), 2u);  // ENTER
-  round.peerEntered(Rank{1}, out_);
-  round.peerEntered(Rank{2}, out_);
+  round.peerEntered(Rank{1}, members_.all(), out_);
+  round.peerEntered(Rank{2}, members_.all(), out_);
   EXPECT_EQ(count<effect::SendBlocks>(), 2u);
   round.blockPlaced(Rank{1}, 0, 0, out_);
   EXPECT_EQ(
@@ -94,7 +94,7 @@ TEST_F(StrictRoundTest, FailsAtOnceWithoutANeededMember) {
 TEST_F(StrictRoundTest, ADeathBeforeItsPartNamesTheDead) {
   auto round = make();
   round.start(out_);
-  round.peerEntered(Rank{1}, out_);
+  round.peerEntered(Rank{1}, members_.all(), out_);
   round.peerGone(Rank{1}, Reason::dead, out_);
   ASSERT_NE(finish(), nullptr);
   EXPECT_TRUE(finish()->error.ranks.contains(Rank{1}));
@@ -104,11 +104,11 @@ TEST_F(StrictRoundTest, ADeathBeforeItsPartNamesTheDead) {
 TEST_F(StrictRoundTest, ADeathAfterItsPartDoesNotHurt) {
   auto round = make();
   round.start(out_);
-  round.peerEntered(Rank{1}, out_);
+  round.peerEntered(Rank{1}, members_.all(), out_);
   round.blockPlaced(Rank{1}, 0, 0, out_);
   round.peerGone(Rank{1}, Reason::dead, out_);
   EXPECT_FALSE(round.ended());
-  round.peerEntered(Rank{2}, out_);
+  round.peerEntered(Rank{2}, members_.all(), out_);
   round.blockPlaced(Rank{2}, 0, 0, out_);
   round.blocksPosted(Rank{2}, 0, out_);
   ASSERT_NE(finish(), nullptr);
@@ -119,8 +119,8 @@ TEST_F(StrictRoundTest, ADeathAfterItsPartDoesNotHurt) {
 TEST_F(StrictRoundTest, WhoGaveAllAndDiedIsAContributor) {
   auto round = make();
   round.start(out_);
-  round.peerEntered(Rank{1}, out_);
-  round.peerEntered(Rank{2}, out_);
+  round.peerEntered(Rank{1}, members_.all(), out_);
+  round.peerEntered(Rank{2}, members_.all(), out_);
   round.blockPlaced(Rank{1}, 0, 0, out_);
   die(Rank{1});
   round.peerGone(Rank{1}, Reason::dead, out_);
@@ -137,20 +137,62 @@ TEST_F(StrictRoundTest, WhoGaveAllAndDiedIsAContributor) {
   EXPECT_EQ(finish()->report.outcome, Outcome::complete);
 }
 
-// Gone before this rank entered, but it had entered: others may have its data in their sums.
-TEST_F(StrictRoundTest, ASumDoesNotGoOnWithoutAMemberThatOthersMayHave) {
+// Members hear of a death one after the other. Two sums over different sets must not both be
+// results.
+TEST_F(StrictRoundTest, ASumDoesNotGoOnWithoutAMemberThatOthersCountOn) {
   spec_.shape.kind = OpKind::allreduce;
   spec_.needs_all = false;
   die(Rank{1});
   auto round = make();
   round.start(out_);
   EXPECT_FALSE(round.ended());
-  round.lostInside(Rank{1}, out_);
+  round.peerEntered(Rank{2}, members_.all(), out_);
   ASSERT_NE(finish(), nullptr);
   EXPECT_EQ(finish()->error.kind, ErrorKind::peer_failed);
   EXPECT_TRUE(finish()->error.ranks.contains(Rank{1}));
+  EXPECT_EQ(finish()->error.reason, Reason::dead);
   ASSERT_TRUE(round.failure()) << "the answer for whoever enters later";
   EXPECT_TRUE(round.failure()->culprits.contains(Rank{1}));
+}
+
+// The other side of it: the peer knows why, this rank does not yet, and must not go on meanwhile.
+TEST_F(StrictRoundTest, AMemberThatOthersMissIsNotSummedBeforeTheySayWhy) {
+  spec_.shape.kind = OpKind::allreduce;
+  spec_.needs_all = false;
+  auto round = make();
+  round.start(out_);
+  round.peerEntered(Rank{1}, members_.all(), out_);
+  ContributorSet without = members_.all();
+  without.erase(Rank{1});
+  out_.clear();
+  round.peerEntered(Rank{2}, without, out_);
+  EXPECT_EQ(count<effect::SendBlocks>(), 0u) << "laid out for other members";
+  round.blockPlaced(Rank{1}, 0, 0, out_);
+  round.blockPlaced(Rank{2}, 0, 0, out_);
+  round.blocksPosted(Rank{1}, 0, out_);
+  EXPECT_EQ(finish(), nullptr);
+  ContributorSet culprit;
+  culprit.insert(Rank{1});
+  round.peerFailedIt(Rank{2}, {kSeq, culprit, static_cast<std::uint8_t>(Reason::dead)}, out_);
+  ASSERT_NE(finish(), nullptr);
+  EXPECT_EQ(finish()->error.ranks, culprit);
+}
+
+TEST_F(StrictRoundTest, ASumOverTheSameMembersGoesOnWithoutTheDead) {
+  spec_.shape.kind = OpKind::allreduce;
+  spec_.needs_all = false;
+  die(Rank{1});
+  auto round = make();
+  round.start(out_);
+  ContributorSet members = members_.all();
+  members.erase(Rank{1});
+  round.peerEntered(Rank{2}, members, out_);
+  round.blockPlaced(Rank{2}, 0, 0, out_);
+  round.blocksPosted(Rank{2}, 0, out_);
+  ASSERT_NE(finish(), nullptr);
+  EXPECT_FALSE(finish()->error);
+  EXPECT_EQ(finish()->report.chunks[0].contributors, members);
+  EXPECT_EQ(finish()->report.outcome, Outcome::degraded);
 }
 
 TEST_F(StrictRoundTest, TheCulpritHearsOfItAndBlamesNobody) {
@@ -163,6 +205,18 @@ TEST_F(StrictRoundTest, TheCulpritHearsOfItAndBlamesNobody) {
   EXPECT_EQ(finish()->error.kind, ErrorKind::peer_failed);
   EXPECT_TRUE(finish()->report.self_suspect);
   EXPECT_TRUE(finish()->report.blamed.empty());
+}
+
+// It was told to be out, and answers that it no longer knows this collective.
+TEST_F(StrictRoundTest, WhatARankThatIsLeftOutSaysOfItEndsNothing) {
+  spec_.needs_all = false;
+  die(Rank{1});
+  auto round = make();
+  round.start(out_);
+  ContributorSet me;
+  me.insert(Rank{0});
+  round.peerFailedIt(Rank{1}, {kSeq, me, static_cast<std::uint8_t>(Reason::slow)}, out_);
+  EXPECT_FALSE(round.ended());
 }
 
 TEST_F(StrictRoundTest, FailureIsToldToTheCulpritToo) {

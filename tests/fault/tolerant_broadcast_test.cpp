@@ -33,7 +33,7 @@ class TolerantBroadcastTest : public testing::Test {
     round_.emplace(*members_, kSeq, SchemaHash{9}, spec, Time{100s});
     round_->start(out_);
     for (std::uint32_t r = 0; r < 4; ++r) {
-      if (r != me) round_->peerEntered(Rank{r}, out_);
+      if (r != me) round_->peerEntered(Rank{r}, members_->all(), out_);
     }
     out_.clear();
   }

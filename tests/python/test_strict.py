@@ -74,6 +74,12 @@ AFTER_A_DEATH = {
     "t = torch.full((40,), rank + 1); dist.all_reduce(t); result = t.tolist()": [6] * 40,
     "t = torch.tensor([rank + 1.0]); dist.all_reduce(t); result = t.tolist()": [6.0],
     "t = torch.tensor([rank]); dist.all_reduce(t, dist.ReduceOp.MAX); result = t.tolist()": [2],
+    # Shard by shard: laid over those that are left.
+    "t = torch.full((1000003,), rank + 1); dist.all_reduce(t); result = t.unique().tolist()": [6],
+    "t = torch.full((1000003,), rank * 1.0); dist.all_reduce(t, dist.ReduceOp.MAX);"
+    "result = t.unique().tolist()": [2.0],
+    "t = torch.full((1000003,), rank * 1.0)\nwith papilio.strict(): dist.all_reduce(t)\n"
+    "result = t.unique().tolist()": [3.0],
     "dist.barrier(); result = 'passed'": "passed",
     "t = torch.tensor([rank]); dist.broadcast(t, 1); result = t.tolist()": [1],
     "out = [torch.zeros(1) for _ in range(n)]; dist.all_gather(out, torch.ones(1))": "PeerFailed",

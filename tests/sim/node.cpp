@@ -121,7 +121,8 @@ void Node::enter() {
   observer_.entered(me_, seq, shape);
   if (!inPhases(shape)) return machine_.enterAllreduce(now(), seq, shape, work_.timeout);
   local.strict.emplace();
-  prepare(*local.strict, work_.size(), me_, shape, local.tensor);
+  const ContributorSet members = machine_.members().present();
+  prepare(*local.strict, work_.size(), members, me_, shape, local.tensor);
   machine_.enterStrict(now(), seq, specOf(*local.strict, shape, work_.size()), work_.timeout);
 }
 

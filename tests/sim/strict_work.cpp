@@ -46,29 +46,35 @@ void prepareDirect(StrictWork& work, std::uint32_t n, Rank me, const RoundShape&
   };
 }
 
-void prepareSharded(StrictWork& work, std::uint32_t n, Rank me, const RoundShape& shape,
-                    Bytes& tensor) {
-  work.needs_all = true;
+// Shard k belongs to the k-th member.
+void prepareSharded(StrictWork& work, std::uint32_t n, const ContributorSet& members, Rank me,
+                    const RoundShape& shape, Bytes& tensor) {
   const std::uint64_t element = elementSize(shape.dtype);
-  const std::uint64_t shard = (shape.numel + n - 1) / n;
-  const auto start = [=](std::uint32_t r) { return std::min(r * shard, shape.numel) * element; };
-  const std::uint64_t mine = start(me.value + 1) - start(me.value);
+  const auto all = members.ranks();
+  const std::uint64_t shard = (shape.numel + all.size() - 1) / all.size();
+  const auto piece = [=, &tensor](std::uint64_t k) {
+    return slice(tensor, std::min(k * shard, shape.numel) * element,
+                 std::min((k + 1) * shard, shape.numel) * element);
+  };
+  const auto own = static_cast<std::uint64_t>(std::find(all.begin(), all.end(), me) - all.begin());
+  const std::uint64_t mine = piece(own).size();
   work.phases.resize(2);
-  for (std::uint32_t r = 0; r < n; ++r) {
-    work.phases[0].pieces.push_back({slice(tensor, start(r), start(r + 1)), Bytes(mine)});
-    work.phases[1].pieces.push_back({Bytes(mine), Bytes(start(r + 1) - start(r))});
+  for (auto& phase : work.phases) phase.pieces.resize(n);
+  for (std::uint64_t k = 0; k < all.size(); ++k) {
+    work.phases[0].pieces[all[k].value] = {piece(k), Bytes(mine)};
+    work.phases[1].pieces[all[k].value] = {Bytes(mine), Bytes(piece(k).size())};
   }
-  work.phases[0].then = [&work, me, dtype = shape.dtype](const ContributorSet& members) {
+  work.phases[0].then = [&work, members, me, dtype = shape.dtype](const ContributorSet&) {
     auto& second = work.phases[1].pieces;
-    const Bytes own = work.phases[0].pieces[me.value].send;
-    const Bytes sum = sumOf(dtype, work.phases[0], members, me, own);
-    for (auto& piece : second) piece.send = sum;
+    const Bytes sum =
+        sumOf(dtype, work.phases[0], members, me, work.phases[0].pieces[me.value].send);
+    members.forEach([&](Rank rank) { second[rank.value].send = sum; });
     second[me.value].received = sum;
   };
   work.phases[1].then = [&work, &tensor](const ContributorSet&) {
     tensor.clear();
-    for (const auto& piece : work.phases[1].pieces) {
-      tensor.insert(tensor.end(), piece.received.begin(), piece.received.end());
+    for (const auto& part : work.phases[1].pieces) {
+      tensor.insert(tensor.end(), part.received.begin(), part.received.end());
     }
   };
 }
@@ -118,11 +124,12 @@ void prepareAllgather(StrictWork& work, std::uint32_t n, Rank me, Bytes& tensor)
 
 }  // namespace
 
-void prepare(StrictWork& work, std::uint32_t n, Rank me, const RoundShape& shape, Bytes& tensor) {
+void prepare(StrictWork& work, std::uint32_t n, const ContributorSet& members, Rank me,
+             const RoundShape& shape, Bytes& tensor) {
   switch (shape.kind) {
     case OpKind::allreduce:
       if (shape.numel < kShardedFrom) return prepareDirect(work, n, me, shape, tensor);
-      return prepareSharded(work, n, me, shape, tensor);
+      return prepareSharded(work, n, members, me, shape, tensor);
     case OpKind::broadcast:
       if (shape.strict) return prepareBroadcast(work, n, me, shape, tensor);
       return prepareTolerantBroadcast(work, n, me, shape, tensor);

@@ -35,7 +35,9 @@ struct StrictWork {
 
 // Fills `work` for one collective. `tensor` is the input, and after the last phase the output
 // (all-gather: all pieces in rank order). Both must stay where they are while the work runs.
-void prepare(StrictWork& work, std::uint32_t n, Rank me, const RoundShape& shape, Bytes& tensor);
+// `members` are those of the entry, of n ranks.
+void prepare(StrictWork& work, std::uint32_t n, const ContributorSet& members, Rank me,
+             const RoundShape& shape, Bytes& tensor);
 fault::StrictSpec specOf(const StrictWork& work, const RoundShape& shape, std::uint32_t n);
 
 }  // namespace papilio::sim
