@@ -2,8 +2,8 @@
 
 Around every call the process's resident set is read and its high-water mark is reset (Linux), so
 that growth is charged to the backend that ran, and the benchmark's own buffers to nobody. Shared
-memory, of which the benchmark has none, is charged between the calls as well: a backend may let
-go of it after a call has returned.
+memory, of which the benchmark has none, is charged between the calls as well, and its decline to
+whoever let it grow: a backend may let go of it when it idles, while the other one runs.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ class Meter:
             self._reset = -1  # peaks inside a call are not seen then
         self._before = 0
         self._shared = _fields()["shared"]
-        self._sharer: str | None = None  # who changed it last
+        self._sharer: str | None = None  # who let it grow last
 
     @property
     def sees_peaks(self) -> bool:
@@ -58,14 +58,25 @@ class Meter:
         self._shared = now["shared"]
         self._before = now["RSS"]
 
+    def _let_go(self, backend: str, shared: int) -> int:
+        """Bytes of shared memory that another backend let go of since start()."""
+        gone = self._shared - shared
+        if gone < 0:
+            self._sharer = backend
+        other = self._sharer not in (None, backend)
+        self._shared = shared
+        if gone <= 0 or not other:
+            return 0
+        self.growth[self._sharer].held -= gone
+        return gone
+
     def stop(self, backend: str, init: bool = False) -> None:
         now = _fields()
         growth = self.growth.setdefault(backend, Growth())
-        if now["shared"] != self._shared:
-            self._shared, self._sharer = now["shared"], backend
+        grown = now["RSS"] - self._before + self._let_go(backend, now["shared"])
         if init:
-            growth.init += now["RSS"] - self._before
+            growth.init += grown
             return
         high = now["HWM"] if self.sees_peaks else now["RSS"]
         growth.peak = max(growth.peak, growth.held + high - self._before)
-        growth.held += now["RSS"] - self._before
+        growth.held += grown

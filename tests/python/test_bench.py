@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import json
+import mmap
 import os
 import statistics
 import subprocess
@@ -14,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from papilio.bench import cases, cli, flags, output, patterns, plots, report, stats
+from papilio.bench import cases, cli, flags, memory, output, patterns, plots, report, stats
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 REPOSITORY = os.path.dirname(os.path.dirname(HERE))
@@ -243,6 +244,22 @@ def test_missing_matplotlib_is_said(monkeypatch):
     }
     with pytest.raises(plots.Missing, match="papilio.bench"):
         plots.draw(content, "/nonexistent")
+
+
+def test_shared_memory_is_charged_to_whom_it_belongs():
+    meter = memory.Meter()
+    size = 32 << 20
+    with mmap.mmap(-1, size) as shared:  # anonymous and shared
+        meter.start()
+        for at in range(0, size, 4096):
+            shared[at] = 1
+        meter.stop("keeps")
+        assert meter.growth["keeps"].held >= size
+        meter.start()
+        shared.madvise(mmap.MADV_DONTNEED)  # while the other one runs
+        meter.stop("other")
+    assert meter.growth["keeps"].held < size / 4 <= meter.growth["keeps"].peak
+    assert abs(meter.growth["other"].held) < size / 4
 
 
 # Whole runs
