@@ -2,10 +2,10 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup build extension demo test conformance soak bench bench-micro lint format asan tsan cuda wheel clean
+.PHONY: help setup build extension demo test conformance soak bench bench-micro lint format asan tsan cuda wheel wheels clean
 
 help:
-	@echo "make demo | test | conformance | bench | bench-micro | lint | format | asan | tsan | cuda | wheel | soak | clean"
+	@echo "make demo | test | conformance | bench | bench-micro | lint | format | asan | tsan | cuda | wheel | wheels | soak | clean"
 
 setup:
 	@tools/setup.sh
@@ -63,8 +63,12 @@ wheel: setup
 	  { tail -30 build/wheel.log >&2; exit 1; }
 	@ls dist/*.whl
 
+# One for every supported torch minor, each built and tried in environments of its own.
+wheels: setup
+	@$(PY) tools/wheels.py
+
 # Everything that was built. The environment (.venv) and the installer in build/tools stay.
 clean:
 	@if [ -d build ]; then find build -mindepth 1 -maxdepth 1 ! -name tools -exec rm -rf {} +; fi
-	@rm -rf dist papilio/_C.so *.egg-info .ruff_cache
+	@rm -rf dist papilio/_C.so papilio/_built.py *.egg-info .ruff_cache
 	@find papilio tests tools examples -name __pycache__ -type d -prune -exec rm -rf {} +

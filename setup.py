@@ -1,7 +1,13 @@
-"""Builds the wheel: CMake makes papilio/_C.so, setuptools packs it."""
+"""Builds the wheel: CMake makes papilio/_C.so, setuptools packs it.
 
+A wheel fits one torch minor, the one installed here (build without isolation), and says so:
+version 0.1.0+torch2.14 depends on torch>=2.14,<2.15.
+"""
+
+import importlib.metadata
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +16,28 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = pathlib.Path(__file__).resolve().parent
-BUILD = ROOT / "build" / "wheel"
+
+
+def torch_minor():
+    """("2.14", "2.15"): of the torch installed here, and the next one."""
+    try:
+        version = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        sys.exit(
+            "papilio is built for the torch that is installed where it is built, there is none: "
+            "install torch, then build with --no-build-isolation (or use `make wheel`)"
+        )
+    major, minor = version.split(".")[:2]
+    return f"{major}.{minor}", f"{major}.{int(minor) + 1}"
+
+
+def own_version():
+    text = (ROOT / "papilio" / "__init__.py").read_text()
+    return re.search(r'^__version__ = "(.+)"', text, re.MULTILINE).group(1)
+
+
+TORCH, NEXT_TORCH = torch_minor()
+BUILD = ROOT / "build" / f"wheel-torch{TORCH}"
 
 
 class CMakeBuild(build_ext):
@@ -32,18 +59,27 @@ class CMakeBuild(build_ext):
         subprocess.check_call(["cmake", "--build", str(BUILD / "cmake")])
         target.parent.mkdir(parents=True, exist_ok=True)
         self.copy_file(str(BUILD / "out" / "_C.so"), str(target))
+        self.copy_file(str(BUILD / "out" / "_built.py"), str(target.parent / "_built.py"))
 
     def get_ext_filename(self, fullname):
         return os.path.join(*fullname.split(".")) + ".so"
 
 
+EGG_INFO = BUILD / "egg-info"
+EGG_INFO.mkdir(parents=True, exist_ok=True)
 # An editable install takes the extension that `make build` puts into papilio/.
 skip = os.environ.get("PAPILIO_SKIP_CMAKE") == "1"
 if not skip:
     # setuptools would also pack what an earlier build left here.
     shutil.rmtree(BUILD / "python", ignore_errors=True)
 setup(
-    options={"build": {"build_base": str(BUILD / "python")}},
+    version=f"{own_version()}+torch{TORCH}",
+    install_requires=[f"torch>={TORCH},<{NEXT_TORCH}", "libucx-cu13>=1.22", "numpy"],
+    # Not in the root: metadata there would shadow what is installed, for programs started there.
+    options={
+        "build": {"build_base": str(BUILD / "python")},
+        "egg_info": {"egg_base": str(EGG_INFO)},
+    },
     ext_modules=[] if skip else [Extension("papilio._C", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
 )

@@ -6,6 +6,15 @@ execute_process(
           "import sysconfig; print(sysconfig.get_path('include'))"
   OUTPUT_VARIABLE PAPILIO_PYTHON_INCLUDE OUTPUT_STRIP_TRAILING_WHITESPACE)
 
+# The torch minor that this build is for: in the package, to refuse another one at import, and in the
+# command line, so that everything is compiled anew when the package was exchanged.
+file(STRINGS "${PAPILIO_TORCH_FOLDER}/include/torch/headeronly/version.h" lines
+     REGEX "#define TORCH_VERSION_M(AJOR|INOR) ")
+string(REGEX MATCHALL "[0-9]+" numbers "${lines}")
+list(JOIN numbers "." PAPILIO_TORCH_MINOR)
+file(CONFIGURE OUTPUT "${PAPILIO_PYTHON_OUTPUT}/_built.py" CONTENT
+     "\"\"\"Made by CMake: what this build is for.\"\"\"\n\nTORCH = \"${PAPILIO_TORCH_MINOR}\"\n")
+
 papilio_publish(process_group)
 file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/csrc/process_group/*.cpp")
 if(NOT sources)
@@ -18,6 +27,7 @@ set_target_properties(papilio_C PROPERTIES
   BUILD_WITH_INSTALL_RPATH ${PAPILIO_WHEEL}
   BUILD_RPATH "${PAPILIO_TORCH_FOLDER}/lib;${PAPILIO_UCX_FOLDER}/lib")
 target_compile_definitions(papilio_C PRIVATE TORCH_EXTENSION_NAME=_C USE_C10D=1 USE_DISTRIBUTED=1
+                           PAPILIO_TORCH_MINOR="${PAPILIO_TORCH_MINOR}"
                            PAPILIO_VERSION="${PROJECT_VERSION}")
 target_include_directories(papilio_C PRIVATE "${PAPILIO_INCLUDE_ROOT}/process_group")
 target_include_directories(papilio_C SYSTEM PRIVATE

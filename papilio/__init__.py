@@ -38,6 +38,8 @@ from papilio._groups import (
 from papilio._options import Options, to_settings, warn_unknown_variables
 from papilio._reports import BlacklistEntry, Chunk, Event, Peer, Report
 
+_native.check_build()
+
 __version__ = "0.1.0"
 __all__ = [
     "Aborted",

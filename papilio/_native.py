@@ -16,6 +16,26 @@ _UCX_DEFAULTS = {
 }
 
 
+def check_torch(built: str) -> None:
+    """Raises ImportError when ``built`` ("2.14") is not the minor version of this torch: a module
+    for another one would be loaded and then call the wrong virtual functions."""
+    here = ".".join(torch.__version__.split(".")[:2])
+    if built != here:
+        raise ImportError(
+            f"papilio was built for torch {built} but this is torch {torch.__version__}; install "
+            f"the papilio wheel for torch {here} (its version ends in +torch{here}) or rebuild"
+        )
+
+
+def check_build() -> None:
+    """The same at import, before anything is loaded. What was not built yet is told by load()."""
+    try:
+        from papilio import _built
+    except ImportError:
+        return
+    check_torch(_built.TORCH)
+
+
 @functools.cache
 def load():
     """The extension module; raises ImportError with one clear sentence when it can not work."""
@@ -34,11 +54,5 @@ def load():
             f"papilio's extension does not load ({error}); build it with `make build` or install a "
             f"wheel made for torch {torch.__version__}"
         ) from error
-    built = _C.torch_version.split("+")[0].rsplit(".", 1)[0]
-    here = torch.__version__.split("+")[0].rsplit(".", 1)[0]
-    if built != here:
-        raise ImportError(
-            f"papilio was built for torch {built}.x but this is torch {torch.__version__}; "
-            "install the wheel for it or rebuild"
-        )
+    check_torch(".".join(_C.torch_version.split(".")[:2]))
     return _C

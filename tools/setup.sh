@@ -3,6 +3,7 @@
 # Quick when nothing is to be done; a run that was stopped in the middle is simply run again.
 #
 #   PYTHON=python3.12 tools/setup.sh    another interpreter than python3 (remakes .venv if needed)
+#   TORCH=2.15 tools/setup.sh           another torch minor; it stays until another one is asked for
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -85,7 +86,7 @@ install_python() {
   say "installing Python packages (torch is large)"
   export VIRTUAL_ENV=$PWD/.venv
   # The second one gives the entry points without building: CMake puts the extension into papilio/.
-  if ! { "$uv" pip install -q -r requirements.lock &&
+  if ! { "$uv" pip install -q -r "$lock" &&
     PAPILIO_SKIP_CMAKE=1 "$uv" pip install -q --no-deps --no-build-isolation -e .; } \
     >build/pip.log 2>&1; then
     stop "could not install Python packages (offline? see build/pip.log): $(last_error build/pip.log)"
@@ -97,7 +98,10 @@ PYTHON=${PYTHON:-python3}
 [[ -w . ]] && mkdir -p build 2>/dev/null && [[ -w build ]] ||
   stop "no write access to $PWD; make a copy that you own"
 need "$PYTHON" python3
-stamp=$(sha256sum requirements.lock packages.debian.txt pyproject.toml setup.py tools/setup.sh)
+torch=${TORCH:-$(cat .venv/.papilio-torch 2>/dev/null || echo 2.14)}
+lock=requirements-torch$torch.lock
+[[ -e $lock ]] || stop "no $lock here; supported: $(echo requirements-torch*.lock)"
+stamp=$(sha256sum "$lock" packages.debian.txt pyproject.toml setup.py tools/setup.sh)
 ready() { [[ "$(cat .venv/.papilio-stamp 2>/dev/null)" == "$stamp" ]] && python_works; }
 if ready; then exit 0; fi
 exec 9>build/setup.lock
@@ -111,5 +115,6 @@ install_packages
 g++ -std=c++20 -fsyntax-only -x c++ - 2>/dev/null <<<$'#include <compare>\n#include <span>' ||
   stop "g++ 11 or newer is needed, this is $(g++ -dumpfullversion)"
 install_python
+echo "$torch" >.venv/.papilio-torch
 echo "$stamp" >.venv/.papilio-stamp
 say "ready"

@@ -182,8 +182,12 @@ void StrictRound::peerFailedIt(Rank from, const msg::StrictFailed& failure, Effe
   }
   if (culprits.empty()) culprits.insert(from);
   RoundError error{ErrorKind::peer_failed, culprits, reason, {}, {}, {}};
-  error.text = who + " gave this collective up because of rank " + listed(culprits) + " (" +
-               name(reason) + ")";
+  ContributorSet itself;
+  itself.insert(from);
+  error.text = culprits == itself && reason == Reason::none
+                   ? who + " ended this collective for itself (abort, timeout or leaving)"
+                   : who + " gave this collective up because of rank " + listed(culprits) + " (" +
+                         name(reason) + ")";
   finish(std::move(error), out);
 }
 

@@ -135,6 +135,14 @@ void BackendPapilio::registerOnCompletionHook(WorkLedger::Hook&& hook) {
   onCompletionHook_ = [held](std::shared_ptr<c10d::WorkInfo> info) { (*held)(std::move(info)); };
 }
 
+#ifdef PAPILIO_TORCH_HAS_COMPLETION_HOOKS
+void BackendPapilio::registerCompletionHook(int64_t id, c10d::CompletionHook hook) {
+  ledger_->addObserver(id, [hook = std::move(hook)](std::uint64_t key, float duration) {
+    hook({.completionKey = key, .duration_ms = duration});
+  });
+}
+#endif
+
 void BackendPapilio::waitForPendingWorks() {
   const auto unlocked = releaseInterpreter();
   if (pid_ != getpid()) return;

@@ -95,6 +95,12 @@ class BackendPapilio final : public c10d::Backend {
   void registerAbortHook(int64_t id, c10d::AbortHook hook) override;
   void unregisterAbortHook(int64_t id) override;
   void registerOnCompletionHook(WorkLedger::Hook&& hook) override;
+#ifdef PAPILIO_TORCH_HAS_COMPLETION_HOOKS
+  bool supportsAbortHooks() const override { return true; }
+  bool supportsCompletionHooks() const override { return true; }
+  void registerCompletionHook(int64_t id, c10d::CompletionHook hook) override;
+  void unregisterCompletionHook(int64_t id) override { ledger_->removeObserver(id); }
+#endif
   void waitForPendingWorks() override;
   void addEphemeralTimeout(const Millis& by) override { ledger_->extend(by); }
 

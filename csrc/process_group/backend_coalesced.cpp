@@ -59,7 +59,7 @@ BackendPapilio::WorkPtr BackendPapilio::allreduce_coalesced(
     parts.push_back(allreduce(one, opts));
   }
   return c10::make_intrusive<WorkTogether>(rank_, c10d::OpType::ALLREDUCE_COALESCED,
-                                           std::move(parts), tensors);
+                                           std::move(parts), tensors, ledger_);
 }
 
 BackendPapilio::WorkPtr BackendPapilio::allgather_coalesced(std::vector<Tensors>& outputs,
@@ -88,7 +88,7 @@ BackendPapilio::WorkPtr BackendPapilio::allgather_coalesced(std::vector<Tensors>
     parts.push_back(allgather(by_input[i], one, opts));
   }
   return c10::make_intrusive<WorkTogether>(rank_, c10d::OpType::ALLGATHER_COALESCED,
-                                           std::move(parts), std::move(all));
+                                           std::move(parts), std::move(all), ledger_);
 }
 
 BackendPapilio::WorkPtr BackendPapilio::allgather_into_tensor_coalesced(
@@ -103,7 +103,7 @@ BackendPapilio::WorkPtr BackendPapilio::allgather_into_tensor_coalesced(
     parts.push_back(_allgather_base(outputs[i], inputs[i], opts));
   }
   return c10::make_intrusive<WorkTogether>(rank_, c10d::OpType::COALESCED, std::move(parts),
-                                           outputs);
+                                           outputs, ledger_);
 }
 
 BackendPapilio::WorkPtr BackendPapilio::reduce_scatter_tensor_coalesced(
@@ -119,7 +119,7 @@ BackendPapilio::WorkPtr BackendPapilio::reduce_scatter_tensor_coalesced(
     parts.push_back(_reduce_scatter_base(outputs[i], inputs[i], opts));
   }
   return c10::make_intrusive<WorkTogether>(rank_, c10d::OpType::COALESCED, std::move(parts),
-                                           outputs);
+                                           outputs, ledger_);
 }
 
 void BackendPapilio::startCoalescing() {
@@ -152,7 +152,7 @@ BackendPapilio::WorkPtr BackendPapilio::endCoalescing() {
   Tensors outputs;
   for (const auto& part : parts) outputs = joined(std::move(outputs), part->result());
   return c10::make_intrusive<WorkTogether>(rank_, c10d::OpType::COALESCED, std::move(parts),
-                                           std::move(outputs));
+                                           std::move(outputs), ledger_);
 }
 
 }  // namespace papilio::pg

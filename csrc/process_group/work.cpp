@@ -88,6 +88,7 @@ void WorkPapilio::publish() {
     future_->setError(makeException(context_, seq_, error));
   } else {
     future_->markCompleted(c10::IValue(outputs_));
+    ledger_->completed(key_, finished_ - started_);
   }
   ledger_->close(ledger_->hasHook()
                      ? std::make_shared<c10d::WorkInfo>(retrieveOpType(), getSequencenumber(),

@@ -50,6 +50,9 @@ class WorkPapilio final : public c10d::Work {
   // One for all parts of a coalesced call; the number in reports and errors is the round's.
   std::uint64_t getSequencenumber() const override;
   std::chrono::milliseconds getTimeout() const override { return entry_.timeout; }
+#ifdef PAPILIO_TORCH_HAS_COMPLETION_HOOKS
+  std::uint64_t getCompletionKey() const override { return key_; }
+#endif
 
   // Report of the finished collective; nullopt while it runs.
   std::optional<fault::Report> report() const;
@@ -66,6 +69,7 @@ class WorkPapilio final : public c10d::Work {
   const WorkLedger::Entry entry_;
   const bool timed_;
   const std::uint64_t number_;
+  const std::uint64_t key_ = WorkLedger::newKey();
   const WorkLedger::Clock::time_point started_;
   c10::intrusive_ptr<c10::ivalue::Future> future_;
   c10::intrusive_ptr<c10::ivalue::Future> result_future_;

@@ -60,6 +60,46 @@ void WorkLedger::setHook(std::shared_ptr<Hook> hook) {
   has_hook_ = true;
 }
 
+void WorkLedger::addObserver(std::int64_t id, Observer observer) {
+  auto held = std::make_shared<Observer>(std::move(observer));
+  std::lock_guard lock(mutex_);
+  observers_[id].swap(held);
+  has_observers_ = true;
+}
+
+void WorkLedger::removeObserver(std::int64_t id) {
+  std::shared_ptr<Observer> held;  // dropped without the lock
+  std::lock_guard lock(mutex_);
+  if (const auto found = observers_.find(id); found != observers_.end()) {
+    held.swap(found->second);
+    observers_.erase(found);
+  }
+  has_observers_ = !observers_.empty();
+}
+
+void WorkLedger::completed(std::uint64_t key, Clock::duration duration) {
+  if (!has_observers_) return;
+  std::map<std::int64_t, std::shared_ptr<Observer>> observers;
+  {
+    std::lock_guard lock(mutex_);
+    observers = observers_;
+  }
+  const float milliseconds = std::chrono::duration<float, std::milli>(duration).count();
+  // Without the lock, which an observer may need to go away.
+  for (const auto& [id, observer] : observers) {
+    try {
+      (*observer)(key, milliseconds);
+    } catch (const std::exception& error) {
+      TORCH_WARN("papilio: a completion hook failed: ", error.what());
+    }
+  }
+}
+
+std::uint64_t WorkLedger::newKey() {
+  static std::atomic<std::uint64_t> last{0};
+  return ++last;
+}
+
 bool WorkLedger::waitAll() {
   std::unique_lock lock(mutex_);
   const auto issued = opened_;

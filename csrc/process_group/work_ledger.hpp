@@ -9,6 +9,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -20,6 +21,8 @@ namespace papilio::pg {
 class WorkLedger {
  public:
   using Hook = std::function<void(std::shared_ptr<c10d::WorkInfo>)>;
+  // Completion key of the work, and how long it took in milliseconds.
+  using Observer = std::function<void(std::uint64_t key, float duration)>;
   using Clock = std::chrono::steady_clock;
 
   // One work: its number (1, 2, … in order of issue) and the timeout it really has.
@@ -38,6 +41,14 @@ class WorkLedger {
   // Called for every work that ends from now on, however it ends, one at a time.
   void setHook(std::shared_ptr<Hook> hook);
   bool hasHook() const { return has_hook_; }
+  // Told of every work that ends well, once, on the callback thread, without the interpreter's
+  // lock.
+  void addObserver(std::int64_t id, Observer observer);
+  void removeObserver(std::int64_t id);
+  // A work whose newKey() this is ended well.
+  void completed(std::uint64_t key, Clock::duration duration);
+  // Of a work in this process; never used again.
+  static std::uint64_t newKey();
   // Until every work that was issued has been through close(). Each of them has a timeout of its
   // own, so this ends, at the latest `kMargin` after the last one. False: it took longer.
   bool waitAll();
@@ -62,6 +73,8 @@ class WorkLedger {
   Clock::time_point latest_;  // when the last of the open works must have ended
   std::vector<Extension> extensions_;
   std::shared_ptr<Hook> hook_;
+  std::map<std::int64_t, std::shared_ptr<Observer>> observers_;
+  std::atomic<bool> has_observers_{false};
   std::atomic<bool> has_hook_{false};
   std::atomic<c10d::ErrorType> error_{c10d::ErrorType::SUCCESS};
 };

@@ -51,12 +51,18 @@ FuturePtr resultAfter(const std::vector<WorkTogether::Part>& parts) {
 }  // namespace
 
 WorkTogether::WorkTogether(int rank, c10d::OpType type, std::vector<Part> parts,
-                           std::vector<at::Tensor> outputs)
+                           std::vector<at::Tensor> outputs,
+                           const std::shared_ptr<WorkLedger>& ledger)
     : Work(rank, type),
       parts_(std::move(parts)),
       outputs_(std::move(outputs)),
       future_(outputsAfter(parts_, outputs_)),
-      result_future_(resultAfter(parts_)) {}
+      result_future_(resultAfter(parts_)) {
+  const auto begun = WorkLedger::Clock::now();
+  future_->addCallback([ledger, begun, key = key_](c10::ivalue::Future& future) {
+    if (!future.hasError()) ledger->completed(key, WorkLedger::Clock::now() - begun);
+  });
+}
 
 bool WorkTogether::isCompleted() {
   return std::all_of(parts_.begin(), parts_.end(), [](auto& part) { return part->isCompleted(); });

@@ -4,7 +4,10 @@
 
 #include <torch/csrc/distributed/c10d/Work.hpp>
 
+#include <memory>
 #include <vector>
+
+#include "process_group/work_ledger.hpp"
 
 namespace papilio::pg {
 
@@ -13,8 +16,9 @@ class WorkTogether final : public c10d::Work {
   using Part = c10::intrusive_ptr<c10d::Work>;
 
   // `outputs`: what result() and the future give. No parts: complete at once.
+  // The ledger hears when the last part has ended and all ended well.
   WorkTogether(int rank, c10d::OpType type, std::vector<Part> parts,
-               std::vector<at::Tensor> outputs);
+               std::vector<at::Tensor> outputs, const std::shared_ptr<WorkLedger>& ledger);
 
   bool isCompleted() override;
   bool isSuccess() const override;
@@ -29,10 +33,14 @@ class WorkTogether final : public c10d::Work {
   c10::intrusive_ptr<c10::ivalue::Future> getFutureResult() override { return result_future_; }
   float getDuration() const override;  // of the longest part
   std::uint64_t getSequencenumber() const override;
+#ifdef PAPILIO_TORCH_HAS_COMPLETION_HOOKS
+  std::uint64_t getCompletionKey() const override { return key_; }
+#endif
 
  private:
   const std::vector<Part> parts_;
   const std::vector<at::Tensor> outputs_;
+  const std::uint64_t key_ = WorkLedger::newKey();
   c10::intrusive_ptr<c10::ivalue::Future> future_;
   c10::intrusive_ptr<c10::ivalue::Future> result_future_;
 };

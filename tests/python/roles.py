@@ -216,6 +216,8 @@ def groups(kinds: list, members: list, timeout: float, name: str) -> int:
 def start(roles: dict, numel: int, announce: bool = False) -> None:
     """Starts one collective on each group; returns when all are in flight."""
     STATE["announce"] = announce
+    if announce:
+        say(begun=True)
     STATE["calls"] = {
         kind: Call(kind, group, roles, numel) for kind, group in STATE["groups"].items()
     }
