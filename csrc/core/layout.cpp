@@ -33,9 +33,10 @@ Layout::Layout(std::uint64_t numel, std::size_t element_size, std::uint32_t n, S
   }
   const std::uint64_t align = std::max<std::uint64_t>(1, kAlignBytes / element_size);
   shard_elems_ = roundUp((numel + n - 1) / n, align);
-  const std::uint64_t wanted =
-      std::clamp<std::uint64_t>(total / (std::uint64_t{n} * 4), 64 * 1024, maxChunkBytes(n));
-  chunk_elems_ = std::max(align, wanted / element_size / align * align);
+  // Four chunks a shard, rounded up: a tiny fifth one would cost a message and a fifth credit.
+  chunk_elems_ =
+      std::clamp<std::uint64_t>(roundUp((shard_elems_ + 3) / 4, align), 64 * 1024 / element_size,
+                                maxChunkBytes(n) / element_size);
   chunks_per_shard_ = static_cast<std::uint32_t>((shard_elems_ + chunk_elems_ - 1) / chunk_elems_);
   for (std::uint32_t r = 0; r < n; ++r) chunk_count_ += shardChunks(Rank{r}).count;
 }

@@ -149,6 +149,7 @@ class Machine {
   void ownDuties(Time now, Seq seq, Round& round, const std::vector<ChunkIndex>& chunks);
   void pump(Time now, Seq seq, Round& round);
   void expireRound(Time now, Seq seq, Round& round);
+  bool creditsSpent(Rank rank, Rank owner) const;
   void judgeLate(Time now, Seq seq, Round& round, const ContributorSet& late);
   // What this rank, as a reducer, has against a late rank, as text; nothing if it has no say.
   std::optional<std::string> lateness(const Round& round, Rank rank) const;

@@ -120,7 +120,8 @@ void Machine::expireRound(Time now, Seq seq, Round& round) {
   const ContributorSet voters = members_.present() - round.votes.voters();
   for (auto& [schema, reduction] : round.variants) {
     reduction->excuse(votedOtherwise(round, schema));
-    const auto late = reduction->expire(now);
+    const auto late =
+        reduction->expire(now, [this](Rank rank, Rank owner) { return creditsSpent(rank, owner); });
     if (!late.empty()) judgeLate(now, seq, round, late);
     reduction->reportProgress(now, voters, effects_);
     if (reduction->waitingFor().contains(members_.me())) sayHeld(now, seq);
@@ -170,6 +171,19 @@ ContributorSet Machine::toBlame(Time now, Seq seq, const Round& round) const {
   auto roots = members_.rootsOf(now, waits, seq);
   roots.erase(members_.me());
   return roots.empty() ? waits : roots;
+}
+
+// Credits count over all rounds (core/layout.hpp).
+bool Machine::creditsSpent(Rank rank, Rank owner) const {
+  std::uint32_t open = 0;
+  for (const Seq seq : live_) {
+    const Round* round = find(seq);
+    if (round == nullptr) continue;
+    for (const auto& [schema, reduction] : round->variants) {
+      open += reduction->openFrom(rank, owner);
+    }
+  }
+  return open >= kCreditsPerShard;
 }
 
 void Machine::judgeLate(Time now, Seq seq, Round& round, const ContributorSet& late) {

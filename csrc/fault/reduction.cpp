@@ -22,6 +22,7 @@ Reduction::Reduction(const Members& members, const ArrivalPolicy& policy, Seq se
       layout_(shape.numel, elementSize(shape.dtype), members.size(), seq),
       first_seen_(members.size(), kNever),
       last_seen_(members.size(), Time{}),
+      held_until_(members.size(), Time{}),
       weights_(members.size(), 1.0F) {}
 
 Reduction::Admit Reduction::admit(Rank src, ChunkIndex chunk) const {
@@ -143,6 +144,10 @@ double Reduction::weightOf(const ContributorSet& set) const {
 }
 
 Time Reduction::deadlineOf(Rank rank) const {
+  return std::max(deadlineOfItsOwn(rank), held_until_[rank.value]);
+}
+
+Time Reduction::deadlineOfItsOwn(Rank rank) const {
   const Member& member = members_.at(rank);
   if (member.pace == Member::Pace::catching_up) return member.catch_up_until;
   if (median_ == kNever) return deadlineAlone(rank);
@@ -174,10 +179,35 @@ Time Reduction::deadlineAlone(Rank rank) const {
   return std::max(since + policy_.aloneBudget(), member.catch_up_until);
 }
 
-ContributorSet Reduction::expire(Time now) {
+// It is waited for at chunks alone that it can not send: others, that are missing at earlier ones,
+// hold its credits here. Timers come late on a busy host, so their deadlines may pass together.
+bool Reduction::heldHere(Rank rank, const CreditsSpent& spent) const {
+  if (rank == members_.me()) return false;
+  const auto expected = members_.expected() - settledRanks();
+  return std::all_of(duties_.begin(), duties_.end(), [&](const auto& entry) {
+    if (!waitingFor(entry.second, expected).contains(rank)) return true;
+    return spent(rank, layout_.owner(ChunkIndex{entry.first}));
+  });
+}
+
+std::uint32_t Reduction::openFrom(Rank rank, Rank owner) const {
+  return static_cast<std::uint32_t>(
+      std::count_if(duties_.begin(), duties_.end(), [&](const auto& entry) {
+        const Duty& duty = entry.second;
+        return duty.phase == Phase::collecting && duty.arrived.contains(rank) &&
+               layout_.owner(ChunkIndex{entry.first}) == owner;
+      }));
+}
+
+ContributorSet Reduction::expire(Time now, const CreditsSpent& spent) {
   ContributorSet late;
   waitingFor().forEach([&](Rank rank) {
-    if (deadlineOf(rank) <= now) late.insert(rank);
+    if (deadlineOf(rank) > now) return;
+    if (heldHere(rank, spent)) {
+      held_until_[rank.value] = now + policy_.budget();
+    } else {
+      late.insert(rank);
+    }
   });
   absent_ = absent_ | late;
   return late;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <utility>
@@ -50,8 +51,13 @@ class Reduction {
 
   // Members it still waits for, over all chunks on duty that somebody contributed to.
   ContributorSet waitingFor() const;
-  // Members whose deadline has passed; they are not waited for any more in this round.
-  ContributorSet expire(Time now);
+  // Has the rank spent all its credits for the owner's shard on chunks that are open here?
+  using CreditsSpent = std::function<bool(Rank rank, Rank owner)>;
+  // Members whose deadline has passed; they are not waited for any more in this round. Whose data
+  // can not come before a chunk closes that waits for another one is not late; its clock restarts.
+  ContributorSet expire(Time now, const CreditsSpent& spent);
+  // Open chunks of the owner's shard that have the rank's contribution.
+  std::uint32_t openFrom(Rank rank, Rank owner) const;
   Time nextDeadline() const;
   // These are in the round with another schema: they will not come, and they are not late.
   void excuse(const ContributorSet& ranks) { absent_ = absent_ | ranks; }
@@ -114,6 +120,8 @@ class Reduction {
   ContributorSet settledRanks() const;
   void noteArrivalOrder(Time now);
   Time deadlineOf(Rank rank) const;
+  Time deadlineOfItsOwn(Rank rank) const;
+  bool heldHere(Rank rank, const CreditsSpent& spent) const;
   Time deadlineAlone(Rank rank) const;
   double weightOf(const ContributorSet& set) const;
 
@@ -130,6 +138,7 @@ class Reduction {
   ContributorSet absent_;  // missed its deadline in this round
   std::vector<Time> first_seen_;
   std::vector<Time> last_seen_;
+  std::vector<Time> held_until_;  // no deadline before that: it was held up by this reducer
   std::vector<float> weights_;
   Time begun_{};          // when the newest duty got its first contribution
   Time median_ = kNever;  // when half of the expected members had shown up

@@ -51,5 +51,15 @@ TEST(Layout, SmallTensorsSpreadOverReducers) {
   EXPECT_EQ(owners.size(), 4u);
 }
 
+// A fifth chunk of a few bytes would cost a message, and wait for one of the four credits.
+TEST(Layout, UpToTheLargestChunkAShardHasAtMostFour) {
+  for (std::uint64_t numel = 16'385; numel < 1'000'000; numel += 1237) {
+    const Layout layout(numel, sizeof(float), 4, Seq{1});
+    for (std::uint32_t r = 0; r < 4; ++r) {
+      ASSERT_LE(layout.shardChunks(Rank{r}).count, 4u) << numel;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace papilio

@@ -16,6 +16,9 @@ ContributorSet ranks(std::initializer_list<std::uint32_t> list) {
   return out;
 }
 
+// Nobody has spent credits.
+const Reduction::CreditsSpent kFree = [](Rank, Rank) { return false; };
+
 class ReductionTest : public testing::Test {
  protected:
   ReductionTest() : members_(3, Rank{0}, options_, 1), policy_(1s) {
@@ -61,10 +64,10 @@ TEST_F(ReductionTest, ALoneMemberDoesNotWaitForever) {
   members_.at(Rank{2}).ever_contributed = false;
   arrive(0, 10s);
   EXPECT_EQ(reduction_->nextDeadline(), Time{10s} + Reduction::kProgressEvery);
-  EXPECT_TRUE(reduction_->expire(Time{10s} + policy_.aloneBudget() - 1ms).empty());
-  EXPECT_EQ(reduction_->expire(Time{10s} + policy_.aloneBudget()), ranks({1}));
+  EXPECT_TRUE(reduction_->expire(Time{10s} + policy_.aloneBudget() - 1ms, kFree).empty());
+  EXPECT_EQ(reduction_->expire(Time{10s} + policy_.aloneBudget(), kFree), ranks({1}));
   EXPECT_EQ(reduction_->waitingFor(), ranks({2}));
-  EXPECT_TRUE(reduction_->expire(Time{1000s}).empty());
+  EXPECT_TRUE(reduction_->expire(Time{1000s}, kFree).empty());
 }
 
 // What starts the clock is data for a chunk on duty here, not the entry of the local rank: its own
@@ -79,19 +82,46 @@ TEST_F(ReductionTest, AloneTheClockStartsWithTheFirstContribution) {
   reduction.withdraw(Rank{0});
   EXPECT_EQ(reduction.nextDeadline(), kNever);
   reduction.arrived(Time{100s}, Rank{1}, kChunk, 1);
-  EXPECT_TRUE(reduction.expire(Time{100s} + policy_.aloneBudget() - 1ms).empty());
-  EXPECT_EQ(reduction.expire(Time{100s} + policy_.aloneBudget()), ranks({2, 3, 4}));
+  EXPECT_TRUE(reduction.expire(Time{100s} + policy_.aloneBudget() - 1ms, kFree).empty());
+  EXPECT_EQ(reduction.expire(Time{100s} + policy_.aloneBudget(), kFree), ranks({2, 3, 4}));
 }
 
 TEST_F(ReductionTest, TheMedianStartsTheClock) {
   arrive(0, 10s);  // one of three: nobody is late yet
-  EXPECT_TRUE(reduction_->expire(Time{12s}).empty());
+  EXPECT_TRUE(reduction_->expire(Time{12s}, kFree).empty());
   arrive(1, 100s);
-  EXPECT_TRUE(reduction_->expire(Time{100s + 999ms}).empty());
-  EXPECT_EQ(reduction_->expire(Time{101s}), ranks({2}));
+  EXPECT_TRUE(reduction_->expire(Time{100s + 999ms}, kFree).empty());
+  EXPECT_EQ(reduction_->expire(Time{101s}, kFree), ranks({2}));
   reduction_->closeReady(out_);
   ASSERT_NE(closed(), nullptr);
   EXPECT_EQ(closed()->contributors, ranks({0, 1}));
+}
+
+// Rank 2 gave as many chunks as it has credits for, and they wait for rank 1: what it can not send
+// is not its fault, also where both deadlines have passed when the timer comes.
+TEST_F(ReductionTest, WhoseCreditsAreSpentOnOpenChunksIsNotLate) {
+  shape_.numel = 2'000'000;
+  Reduction reduction(members_, policy_, Seq{1}, SchemaHash{5}, shape_);
+  std::vector<ChunkIndex> mine;
+  for (std::uint32_t c = 0; c < reduction.layout().chunkCount(); ++c) {
+    if (reduction.layout().owner(ChunkIndex{c}) == Rank{0}) mine.push_back(ChunkIndex{c});
+  }
+  ASSERT_GT(mine.size(), kCreditsPerShard);
+  for (const auto chunk : mine) reduction.arrived(Time{10s}, Rank{0}, chunk, 1);
+  for (std::uint32_t c = 0; c < kCreditsPerShard; ++c) {
+    reduction.arrived(Time{10s}, Rank{2}, mine[c], 1);
+  }
+  const auto spent = [&](Rank rank, Rank owner) {
+    return reduction.openFrom(rank, owner) >= kCreditsPerShard;
+  };
+  EXPECT_EQ(reduction.expire(Time{12s}, spent), ranks({1}));
+  EXPECT_TRUE(reduction.expire(Time{12s}, spent).empty()) << "not decided again at once";
+  reduction.closeReady(out_);
+  for (std::uint32_t c = 0; c < kCreditsPerShard; ++c) {
+    reduction.reduced(Time{12s}, mine[c], ranks({0, 2}), true, out_);
+  }
+  EXPECT_TRUE(reduction.expire(Time{13s} - 1ms, spent).empty());
+  EXPECT_EQ(reduction.expire(Time{13s}, spent), ranks({2})) << "it has its credits back";
 }
 
 TEST_F(ReductionTest, TheWeightIsThatOfWhatWentIn) {

@@ -70,8 +70,10 @@ void Node::run(const std::function<void()>& action) {
 void Node::arm() {
   const Time deadline = machine_.nextDeadline();
   if (deadline == kNever || state_ != State::running) return;
-  const Instant when = queue_.now() + std::max(deadline - now(), Duration::zero());
-  if (armed_ && *armed_ <= when) return;
+  const Instant due = queue_.now() + std::max(deadline - now(), Duration::zero());
+  if (armed_ && *armed_ <= due) return;
+  const Instant when =
+      work_.timer_slack > Duration::zero() ? due + random_.upTo(work_.timer_slack) : due;
   armed_ = when;
   queue_.at(when, [this, when] { fire(when); });
 }

@@ -39,6 +39,7 @@ struct Workload {
   std::vector<RankPlan> ranks;
   std::uint32_t depth = 1;  // collectives in flight per rank
   Duration timeout = 60s;
+  Duration timer_slack{};  // a node's timers come late by up to this, as on a busy host
 
   std::uint32_t size() const { return static_cast<std::uint32_t>(ranks.size()); }
   RoundShape shapeFor(Rank rank, Seq seq) const {
