@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=.venv/bin
 mapfile -t cpp < <(find csrc tests cuda bench -type f \( -name '*.cpp' -o -name '*.hpp' -o -name '*.cu' -o -name '*.cuh' \) 2>/dev/null | sort)
-mapfile -t python < <(find papilio tests tools examples bench setup.py -name '*.py' -not -path '*/__pycache__/*' 2>/dev/null | sort)
+mapfile -t python < <(find papilio papilio_entry.py tests tools examples bench setup.py -name '*.py' -not -path '*/__pycache__/*' 2>/dev/null | sort)
 
 for tool in clang-format clang-tidy ruff; do
   [[ -x $bin/$tool ]] || { echo "lint: $bin/$tool is missing; run: make setup" >&2; exit 1; }
@@ -28,8 +28,11 @@ out=build/lint/findings.txt
   $bin/ruff check -q --output-format concise "${python[@]}" | grep -v '^Found ' || true
   $bin/ruff format --check "${python[@]}" 2>/dev/null |
     sed -n 's/^Would reformat: \(.*\)/\1: not formatted; run `make format`/p' || true
-  $bin/python tools/check_layout.py || true
-  $bin/python tools/run_tidy.py || true
+  for tool in check_layout run_tidy; do
+    $bin/python tools/$tool.py 2>build/lint/$tool.err || true
+    # A tool that broke has found nothing, and that is a finding.
+    grep -H "^[A-Za-z]*\(Error\|Exception\): " build/lint/$tool.err || true
+  done
 } | sed "s|^$PWD/||" | tee "$out"
 count=$(wc -l <"$out")
 if [[ $count -gt 0 ]]; then

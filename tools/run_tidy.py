@@ -52,7 +52,8 @@ def flags_of(entry) -> list:
 
 def fingerprint_of_headers() -> bytes:
     digest = hashlib.sha256((ROOT / ".clang-tidy").read_bytes())
-    digest.update((ROOT / "requirements.lock").read_bytes())
+    for lock in sorted(ROOT.glob("requirements-torch*.lock")):
+        digest.update(lock.read_bytes())
     for header in sorted((ROOT / "csrc").rglob("*.hpp")):
         digest.update(header.read_bytes())
     return digest.digest()
