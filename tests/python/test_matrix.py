@@ -20,8 +20,7 @@ def count(dtypes, sizes, every, ops) -> dict:
 
 
 def check(ranks, dtypes, sizes, ops=matrix.OPS) -> None:
-    # In the short form variants take turns, and so they do with large tensors.
-    every = (SOAK and matrix.LARGE not in sizes) or ranks.n == 2
+    every = SOAK or ranks.n == 2  # in the short form variants take turns
     named = "[" + ", ".join(str(dtype) for dtype in dtypes) + "]"
     text = RUN.format(dtypes=named, sizes=sizes, every=every, ops=ops)
     answers = ranks.run(text, timeout=3000 if SOAK else 170)
