@@ -37,9 +37,10 @@ function(papilio_lanes_interface)
   target_link_libraries(papilio_lanes INTERFACE papilio_core)
 endfunction()
 
-# All of tests/<room>/*.cpp, as one executable <room>_test.
+# All of tests/<room>/*.cpp, as one executable <room>_test. SOURCES: files of a room that is no
+# library.
 function(papilio_tests room)
-  cmake_parse_arguments(ARG "" "" "ROOMS" ${ARGN})
+  cmake_parse_arguments(ARG "" "" "ROOMS;SOURCES" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/tests/${room}/*.cpp")
   if(NOT sources)
     return()
@@ -50,7 +51,7 @@ function(papilio_tests room)
     endif()
   endforeach()
   find_package(GTest REQUIRED)
-  add_executable(${room}_test ${sources})
+  add_executable(${room}_test ${sources} ${ARG_SOURCES})
   target_include_directories(${room}_test PRIVATE "${CMAKE_SOURCE_DIR}/tests")
   foreach(needed ${ARG_ROOMS})
     target_link_libraries(${room}_test PRIVATE papilio_${needed})

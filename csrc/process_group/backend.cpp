@@ -197,8 +197,9 @@ BackendPapilio::Millis BackendPapilio::effective(Millis timeout) const {
 template <class Request>
 BackendPapilio::WorkPtr BackendPapilio::submitAny(Issue issue, Request request) {
   requireOwnProcess(issue.op);
+  CallbackThreads::mayBlock();  // a callback that issues a collective is likely to wait for it
   constexpr bool kMessage = std::is_same_v<Request, engine::MessageRequest>;
-  std::shared_ptr<CallbackThread> callbacks;
+  std::shared_ptr<CallbackThreads> callbacks;
   std::shared_ptr<engine::Group> group;
   ErrorContext context{name_, {}, 1, issue.op};
   {

@@ -29,7 +29,7 @@ ModeOverride& modeOverride();
 class BackendPapilio;
 // What a group tells its creator. Both may be empty.
 struct Listeners {
-  std::function<void(const std::string& group, const fault::Event&)> on_event;  // callback thread
+  std::function<void(const std::string& group, const fault::Event&)> on_event;  // callback threads
   // A group was made from this one (split, shrink, merge); in the thread that made it.
   std::function<void(const c10::intrusive_ptr<BackendPapilio>&)> on_group;
 };

@@ -127,7 +127,7 @@ c10d::ReconfigureHandle BackendPapilio::get_reconfigure_handle() const {
 
 BackendPapilio::WorkPtr BackendPapilio::ended(const char* op, Millis timeout,
                                               const fault::RoundError& error) {
-  std::shared_ptr<CallbackThread> callbacks;
+  std::shared_ptr<CallbackThreads> callbacks;
   ErrorContext context{name_, {}, 1, op};
   {
     std::lock_guard lock(state_mutex_);

@@ -8,7 +8,7 @@
 namespace papilio::pg {
 
 // Gives it up until the end of the scope, if this thread has it. For whoever is about to wait: the
-// callback thread may need it to finish what is waited for.
+// callback threads may need it to finish what is waited for.
 inline std::unique_ptr<pybind11::gil_scoped_release> releaseInterpreter() {
   if (Py_IsInitialized() == 0 || PyGILState_Check() == 0) return nullptr;
   return std::make_unique<pybind11::gil_scoped_release>();

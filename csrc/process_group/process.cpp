@@ -62,7 +62,7 @@ std::string versions() {
 }
 
 Process::Process(const ProcessSettings& settings)
-    : transport_(settings.transport), callbacks_(std::make_shared<CallbackThread>()) {
+    : transport_(settings.transport), callbacks_(std::make_shared<CallbackThreads>()) {
   const auto callbacks = callbacks_;
   const auto threshold = parseLevel(settings.log_level);
   engine::EngineConfig config;

@@ -1,4 +1,4 @@
-// What all groups of this process share: the engine and the callback thread. Lives as long as a
+// What all groups of this process share: the engine and the callback threads. Lives as long as a
 // backend holds it, so that nothing stays behind after the last group is gone.
 #pragma once
 
@@ -9,7 +9,7 @@
 #include <string>
 
 #include "engine/engine.hpp"
-#include "process_group/callback_thread.hpp"
+#include "process_group/callback_threads.hpp"
 
 namespace papilio::pg {
 
@@ -35,8 +35,8 @@ class Process {
 
   const std::string& transport() const { return transport_; }
   engine::Engine& engine() { return *engine_; }
-  CallbackThread& callbacks() { return *callbacks_; }
-  std::shared_ptr<CallbackThread> sharedCallbacks() { return callbacks_; }
+  CallbackThreads& callbacks() { return *callbacks_; }
+  std::shared_ptr<CallbackThreads> sharedCallbacks() { return callbacks_; }
   // Number of groups that this process has created so far: makes the identity of a re-created
   // group new.
   static std::uint64_t nextGroupNumber() {
@@ -46,7 +46,7 @@ class Process {
 
  private:
   std::string transport_;
-  std::shared_ptr<CallbackThread> callbacks_;
+  std::shared_ptr<CallbackThreads> callbacks_;
   std::shared_ptr<engine::Engine> engine_;
 };
 

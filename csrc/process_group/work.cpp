@@ -52,10 +52,10 @@ std::uint64_t WorkPapilio::getSequencenumber() const {
   return seq_.value & ~engine::kMessageNumbers;
 }
 
-engine::DoneFn WorkPapilio::completer(std::shared_ptr<CallbackThread> callbacks) {
+engine::DoneFn WorkPapilio::completer(std::shared_ptr<CallbackThreads> callbacks) {
   using Self = c10::intrusive_ptr<WorkPapilio>;
   // The last reference must not be dropped on the progress thread: releasing a tensor may need the
-  // interpreter lock. So the reference moves on to the callback thread.
+  // interpreter lock. So the reference moves on to the callback threads.
   auto self = std::make_shared<Self>(Self::unsafe_reclaim_from_nonowning(this));
   return [self, callbacks = std::move(callbacks)](const engine::Completion& completion) {
     (*self)->complete(completion);
@@ -130,6 +130,7 @@ void WorkPapilio::cancelAndWait(const std::string& why) {
 bool WorkPapilio::wait(std::chrono::milliseconds timeout) {
   const bool own = timeout == kNoTimeout;
   const auto limit = own ? entry_.timeout + kMargin : timeout;
+  CallbackThreads::mayBlock();
   std::unique_lock lock(mutex_);
   if (!cv_.wait_for(lock, limit, [&] { return completed_; })) {
     lock.unlock();

@@ -1,5 +1,5 @@
 // One collective as torch sees it. Completed by the progress thread; futures, tensors and Python
-// objects are touched by the callback thread only.
+// objects are touched by the callback threads only.
 #pragma once
 
 #include <torch/csrc/distributed/c10d/Work.hpp>
@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "engine/engine.hpp"
-#include "process_group/callback_thread.hpp"
+#include "process_group/callback_threads.hpp"
 #include "process_group/errors.hpp"
 #include "process_group/work_ledger.hpp"
 
@@ -31,7 +31,7 @@ class WorkPapilio final : public c10d::Work {
   // With the extensions of the timeout that are in force.
   std::chrono::milliseconds timeout() const { return entry_.timeout; }
   // For Group::submit(): hands a completion to this work. Holds a reference until it ran.
-  engine::DoneFn completer(std::shared_ptr<CallbackThread> callbacks);
+  engine::DoneFn completer(std::shared_ptr<CallbackThreads> callbacks);
 
   bool isCompleted() override;
   bool isSuccess() const override;
@@ -59,7 +59,7 @@ class WorkPapilio final : public c10d::Work {
 
  private:
   void complete(const engine::Completion& completion);  // progress thread
-  void publish();                                       // callback thread
+  void publish();                                       // a callback thread
   void cancelAndWait(const std::string& why);
 
   const ErrorContext context_;

@@ -38,8 +38,9 @@ void WorkLedger::close(const std::shared_ptr<c10d::WorkInfo>& info) {
     std::lock_guard lock(mutex_);
     hook = hook_;
   }
-  // Without the lock: it may issue a collective, and needs the interpreter.
+  // Without mutex_: it may issue a collective, and needs the interpreter.
   if (hook && info) {
+    std::lock_guard telling(telling_);
     try {
       (*hook)(info);
     } catch (const std::exception& error) {
@@ -85,7 +86,8 @@ void WorkLedger::completed(std::uint64_t key, Clock::duration duration) {
     observers = observers_;
   }
   const float milliseconds = std::chrono::duration<float, std::milli>(duration).count();
-  // Without the lock, which an observer may need to go away.
+  // Without mutex_, which an observer may need to go away.
+  std::lock_guard telling(telling_);
   for (const auto& [id, observer] : observers) {
     try {
       (*observer)(key, milliseconds);

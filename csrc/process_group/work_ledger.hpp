@@ -35,14 +35,14 @@ class WorkLedger {
   Entry open(std::chrono::milliseconds timeout);
   // Progress thread, before anybody can see that the work is complete.
   void ended(const Entry& entry, const fault::RoundError& error);
-  // Callback thread: runs the hook (if the work was issued at all), then counts the work off.
+  // Callback threads: runs the hook (if the work was issued at all), then counts the work off.
   void close(const std::shared_ptr<c10d::WorkInfo>& info);
 
   // Called for every work that ends from now on, however it ends, one at a time.
   void setHook(std::shared_ptr<Hook> hook);
   bool hasHook() const { return has_hook_; }
-  // Told of every work that ends well, once, on the callback thread, without the interpreter's
-  // lock.
+  // Told of every work that ends well, once, on a callback thread, one at a time, without the
+  // interpreter's lock.
   void addObserver(std::int64_t id, Observer observer);
   void removeObserver(std::int64_t id);
   // A work whose newKey() this is ended well.
@@ -66,6 +66,7 @@ class WorkLedger {
     std::uint64_t first;  // number of the work that ends it
   };
 
+  std::mutex telling_;  // held around hooks and observers; never taken with mutex_ held
   std::mutex mutex_;
   std::condition_variable changed_;
   std::uint64_t opened_ = 0;

@@ -186,3 +186,43 @@ result = [before, backend.get_error() == ErrorType.REMOTE_ERROR]
         ranks.run("dist.barrier()")
         ranks[2].kill()
         assert ranks.run(source, ranks=[0, 1]) == [[True, True]] * 2
+
+
+BLOCKING = """
+import threading
+pg = dist.new_group(list(range(n)))
+at_once, most = 0, 0
+lock = threading.Lock()
+def hook(info):
+    global at_once, most
+    with lock:
+        at_once += 1
+        most = max(most, at_once)
+    dist.group.WORLD  # something that takes the interpreter's lock again
+    with lock:
+        at_once -= 1
+pg._register_on_completion_hook(hook)
+def ones():
+    return dist.all_reduce(torch.ones(1000), group=pg, async_op=True)
+def chain(depth):
+    # The callback issues the next collective, and waits for it inside the callback.
+    return lambda future: future.value()[0].sum() + (
+        ones().get_future().then(chain(depth - 1)).wait() if depth else 0)
+chained = [ones().get_future().then(chain(5)) for _ in range(3)]
+first, second = ones(), ones()  # both are out before the first callback is there
+crossed = first.get_future().then(lambda future: second.get_future().wait()[0].sum())
+waited = first.get_future().then(lambda future: second.wait())
+result = [[float(f.wait()) for f in chained], float(crossed.wait()), waited.wait(), 0]
+pg._wait_for_pending_works()
+result[-1] = most
+"""
+
+
+@pytest.mark.timeout(60)
+def test_callbacks_may_wait_for_other_collectives():
+    with Cluster(3) as fresh:
+        for chained, crossed, waited, hooks_at_once in fresh.run(BLOCKING):
+            assert chained == [3000.0 * 6] * 3
+            assert crossed == 3000.0
+            assert waited is True
+            assert hooks_at_once == 1

@@ -90,6 +90,16 @@ model.register_comm_hook(None, default_hooks.bf16_compress_hook)
 result = train(model)
 """,
     ),
+    "powersgd_hook": (  # its callbacks wait for the futures of other collectives
+        1e-3,
+        """
+from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook
+model = DDP(make(), bucket_cap_mb=0.02)
+state = powerSGD_hook.PowerSGDState(None, matrix_approximation_rank=2, start_powerSGD_iter=3)
+model.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
+result = train(model, steps=6, lr=0.01)
+""",
+    ),
     "fsdp2": (
         1e-5,
         """
