@@ -7,7 +7,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <future>
 #include <set>
+#include <thread>
 
 namespace papilio::pg {
 
@@ -91,6 +93,50 @@ c10::intrusive_ptr<c10d::Backend::Options> BackendPapilio::getBackendOptions() {
 
 void BackendPapilio::setTimeout(Millis timeout) { timeout_ = sane(timeout); }
 
+namespace {
+
+// What abort() waits for its hooks before it ends the collectives, and after that. torch's flight
+// recorder dumps its trace in such a hook, which takes several seconds.
+constexpr std::chrono::seconds kHookPatience{1};
+constexpr std::chrono::seconds kHookLimit{60};
+
+// Abort hooks, one after the other, on a thread of their own: who waits for a hung collective does
+// not wait for them for long.
+class HooksRun {
+ public:
+  using Hooks = std::map<std::int64_t, std::shared_ptr<c10d::AbortHook>>;
+
+  explicit HooksRun(Hooks hooks) {
+    if (hooks.empty()) return;
+    std::packaged_task<void()> task([hooks = std::move(hooks)] {
+      for (const auto& [id, hook] : hooks) {
+        try {
+          (*hook)();
+        } catch (const std::exception& error) {
+          TORCH_WARN("papilio: an abort hook failed: ", error.what());
+        }
+      }
+    });
+    done_ = task.get_future();
+    thread_ = std::thread(std::move(task));
+  }
+  ~HooksRun() {
+    if (thread_.joinable()) thread_.detach();
+  }
+  bool wait(std::chrono::seconds limit) {
+    if (!done_.valid()) return true;
+    if (done_.wait_for(limit) != std::future_status::ready) return false;
+    if (thread_.joinable()) thread_.join();
+    return true;
+  }
+
+ private:
+  std::future<void> done_;
+  std::thread thread_;
+};
+
+}  // namespace
+
 void BackendPapilio::abort() {
   const auto unlocked = releaseInterpreter();
   if (pid_ != getpid()) return;
@@ -99,17 +145,18 @@ void BackendPapilio::abort() {
     std::lock_guard lock(hooks_mutex_);
     hooks = abort_hooks_;
   }
-  for (const auto& [id, hook] : hooks) {
-    try {
-      (*hook)();
-    } catch (const std::exception& error) {
-      TORCH_WARN("papilio: an abort hook failed: ", error.what());
+  HooksRun run(std::move(hooks));
+  run.wait(kHookPatience);
+  ledger_->setError(c10d::ErrorType::COMM_ERROR);
+  {
+    std::lock_guard lock(state_mutex_);
+    for (const auto& group : {group_, forming_}) {
+      if (group) group->abort("abort() was called");
     }
   }
-  ledger_->setError(c10d::ErrorType::COMM_ERROR);
-  std::lock_guard lock(state_mutex_);
-  for (const auto& group : {group_, forming_}) {
-    if (group) group->abort("abort() was called");
+  if (!run.wait(kHookLimit)) {
+    TORCH_WARN("papilio: an abort hook still runs after ", kHookLimit.count(),
+               " s; abort() returns without it");
   }
 }
 

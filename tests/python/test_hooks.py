@@ -137,6 +137,34 @@ def test_abort_hooks(ranks):
     assert others == [[True, [], True]] * 2
 
 
+SLOW_HOOK = """
+import threading
+pg = dist.new_group(list(range(n)))
+released = threading.Event()
+seen = []
+def hook():
+    seen.append(released.wait(30))
+pg.register_abort_hook(1, hook)
+result = None
+if rank == 0:
+    work = dist.all_reduce(torch.ones(1000), group=pg, async_op=True)
+    thread = threading.Thread(target=pg.abort)
+    thread.start()
+    try:
+        work.wait()
+    except papilio.Aborted:
+        aborting = thread.is_alive()
+        released.set()
+    thread.join(30)
+    result = [aborting, thread.is_alive(), seen]
+"""
+
+
+@pytest.mark.timeout(60)
+def test_a_slow_abort_hook_holds_up_nobody_who_waits(ranks):
+    assert ranks.run(SLOW_HOOK)[0] == [True, False, [True]]
+
+
 TIMEOUTS = """
 from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch._C._distributed_c10d import ErrorType
