@@ -77,7 +77,7 @@ struct Verdict {
   ContributorSet winners;
   ContributorSet losers;
 };
-// I still wait for `missing` before I can close chunks of this round.
+// I still wait for `missing` before I can close chunks of this round. Empty: no longer.
 struct Progress {
   Seq seq;
   ContributorSet missing;

@@ -79,7 +79,11 @@ void Contribution::blameFor(Report& report, const Chunk& chunk, Rank owner, Rank
     // over on the way to the successor.
     for (std::uint32_t k = 0; k < chunk.attempt; ++k) {
       const Rank passed{(owner.value + k) % members_.size()};
-      if (passed != me) report.blamed.emplace(passed, members_.blameFor(passed));
+      if (passed == me) {
+        report.late.insert(me);
+      } else {
+        report.blamed.emplace(passed, members_.blameFor(passed));
+      }
     }
   }
 }

@@ -147,6 +147,7 @@ class Machine {
   void dropVariants(Seq seq, Round& round);
   // machine_rounds.cpp
   void ownDuties(Time now, Seq seq, Round& round, const std::vector<ChunkIndex>& chunks);
+  void withdrawRedirected(Round& round);
   void pump(Time now, Seq seq, Round& round);
   void expireRound(Time now, Seq seq, Round& round);
   bool creditsSpent(Rank rank, Rank owner) const;
@@ -238,7 +239,8 @@ class Machine {
   ContributorSet evicted_by_;      // said that this rank is out, and showed no change of mind
   bool opinions_changed_ = false;  // who is waited for changed: other rounds may close
   Time suspect_self_until_{};
-  Time held_said_{};  // when this rank last said whom it waits for
+  Time held_said_{};          // when this rank last said whom it waits for
+  std::set<Seq> said_waits_;  // rounds in which it said so, and has not taken it back
 };
 
 }  // namespace papilio::fault

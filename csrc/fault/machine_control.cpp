@@ -229,15 +229,17 @@ void Machine::on(Time now, Rank from, const msg::Verdict& verdict) {
 }
 
 void Machine::on(Time now, Rank from, const msg::Progress& progress) {
-  members_.at(from).reducer_life = now;
   members_.noteWaits(now, from, progress.seq, progress.missing);
+  Round* round = find(progress.seq);
+  const bool vote = round != nullptr && voteOpen(*round);
+  if (progress.missing.empty() && !vote) return;  // it waits no longer: no sign of life to come
+  members_.at(from).reducer_life = now;
   if (!progress.missing.contains(members_.me())) return;
   const Seq before = oldestActive();
   if (progress.seq < before) {
     toControl(from, msg::Settled{progress.seq, {}, before});
     return;
   }
-  Round* round = find(progress.seq);
   if (round != nullptr && round->strict) {
     // It is about to give up because of this rank, which may wait itself.
     if (!round->finished) sayWaits(now, progress.seq, *round);
@@ -338,6 +340,7 @@ void Machine::on(Time now, Rank, const msg::Suspect& suspect) {
     Round* round = find(seq);
     if (seq < from || round == nullptr || !round->local || round->finished) continue;
     ownDuties(now, seq, *round, round->local->redirect(now, target, effects_));
+    if (target == members_.me()) withdrawRedirected(*round);
     pump(now, seq, *round);
   }
 }

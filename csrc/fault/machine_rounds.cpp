@@ -32,6 +32,21 @@ void Machine::ownDuties(Time now, Seq seq, Round& round, const std::vector<Chunk
   }
 }
 
+// What this rank was to reduce itself went to its successor, its own contribution with it. Here it
+// must not count as well: the chunk would close without those who went there.
+void Machine::withdrawRedirected(Round& round) {
+  const Contribution& local = *round.local;
+  const auto it = round.variants.find(local.schema());
+  if (it == round.variants.end()) return;
+  for (std::uint32_t c = 0; c < local.layout().chunkCount(); ++c) {
+    const ChunkIndex chunk{c};
+    if (!local.waits(chunk) || local.targetOf(chunk) == members_.me()) continue;
+    if (it->second->arrivedAt(chunk).contains(members_.me())) {
+      it->second->withdraw(members_.me(), chunk);
+    }
+  }
+}
+
 void Machine::pump(Time now, Seq seq, Round& round) {
   if (round.local && !round.finished) {
     ownDuties(now, seq, round, round.local->advance(now, effects_));
@@ -41,6 +56,7 @@ void Machine::pump(Time now, Seq seq, Round& round) {
   if (round.strict && !round.finished && round.strict->ended()) strictEnded(seq, round);
   if (quiet(round)) {
     live_.erase(seq);
+    if (said_waits_.erase(seq) != 0) toOthers(msg::Progress{seq, {}});
   } else {
     live_.insert(seq);
   }
@@ -123,7 +139,7 @@ void Machine::expireRound(Time now, Seq seq, Round& round) {
     const auto late =
         reduction->expire(now, [this](Rank rank, Rank owner) { return creditsSpent(rank, owner); });
     if (!late.empty()) judgeLate(now, seq, round, late);
-    reduction->reportProgress(now, voters, effects_);
+    if (reduction->reportProgress(now, voters, effects_)) said_waits_.insert(seq);
     if (reduction->waitingFor().contains(members_.me())) sayHeld(now, seq);
   }
   if (now >= round.vote_until && !round.verdict_known) {
@@ -155,6 +171,7 @@ void Machine::expireStrict(Time now, Seq seq, Round& round) {
     (waits & members_.present()).forEach([&](Rank to) {
       toControl(to, msg::Progress{seq, waits});
     });
+    said_waits_.insert(seq);
   }
   if (now < round.strict->deadline()) return;
   RoundError error;
@@ -293,6 +310,7 @@ void Machine::sayWaits(Time now, Seq seq, const Round& round) {
   roots.erase(members_.me());
   if (roots.empty()) return;
   held_said_ = now;
+  said_waits_.insert(seq);
   toOthers(msg::Progress{seq, roots});
 }
 

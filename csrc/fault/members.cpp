@@ -140,7 +140,11 @@ bool Members::missed(Rank rank, bool strike, const ContributorSet& held_by) {
 void Members::noteWaits(Time now, Rank rank, Seq seq, const ContributorSet& missing) {
   if (missing.contains(rank)) return;  // its own thread is late
   Member& member = at(rank);
-  const bool fresh = now - member.waits_at <= kFreshWord;
+  if (missing.empty()) {  // it waits no longer in that round
+    if (seq == member.waits_in) member.waits_for = {};
+    return;
+  }
+  const bool fresh = saysItWaits(now, member);
   if (fresh && seq > member.waits_in) return;  // the oldest round is what it is stuck in
   member.waits_for = missing;
   member.waits_in = seq;

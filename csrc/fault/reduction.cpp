@@ -304,16 +304,17 @@ bool Reduction::mayResend(ChunkIndex chunk) {
   return it != duties_.end() && ++it->second.resends <= kMaxResends;
 }
 
-void Reduction::reportProgress(Time now, const ContributorSet& voters, Effects& out) {
-  if (now < next_progress_) return;
+bool Reduction::reportProgress(Time now, const ContributorSet& voters, Effects& out) {
+  if (now < next_progress_) return false;
   const auto missing = vote_open_ ? waitingFor() | voters : waitingFor();
-  if (missing.empty() && (!vote_open_ || idle())) return;
+  if (missing.empty() && (!vote_open_ || idle())) return false;
   next_progress_ = now + kProgressEvery;
   // To those who wait here, and to those it waits for: whoever is through with the round says so.
   (shown_ | missing).forEach([&](Rank to) {
     if (to == members_.me() || members_.gone(to)) return;
     out.push_back(effect::SendControl{to, msg::Progress{seq_, missing}});
   });
+  return true;
 }
 
 }  // namespace papilio::fault

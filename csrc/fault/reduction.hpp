@@ -101,7 +101,8 @@ class Reduction {
   bool mayResend(ChunkIndex chunk);
 
   // PROGRESS to those who wait here, at most every kProgressEvery. `voters`: who has not voted yet.
-  void reportProgress(Time now, const ContributorSet& voters, Effects& out);
+  // True if it was sent.
+  bool reportProgress(Time now, const ContributorSet& voters, Effects& out);
   static constexpr Duration kProgressEvery = 100ms;
 
  private:

@@ -62,5 +62,27 @@ TEST_F(ContributionTest, SaysWhatSomebodyElseReduces) {
   EXPECT_TRUE(round_->notAt(Rank{2}).empty());
 }
 
+// This rank was gone for a while, so its successor reduced its shard, without rank 2, which had
+// gone on with its local value. Rank 2 did nothing wrong; this rank was late.
+TEST_F(ContributionTest, WhoWasPassedOverItselfBlamesNobodyForIt) {
+  std::uint64_t seq = 1;
+  while (Layout(10, 4, 3, Seq{seq}).owner(ChunkIndex{0}) != Rank{0}) ++seq;
+  Contribution round(members_, policy_, Seq{seq}, SchemaHash{5}, shape_, 1.0F, kEntered,
+                     kEntered + 100s);
+  DataHeader header;
+  header.type = MessageType::result;
+  header.flags = kOthersSettled;
+  header.seq = Seq{seq};
+  header.attempt = 1;
+  header.contributors = ContributorSet::firstN(2);
+  header.weight_sum = 2;
+  round.start(out_);
+  round.gotResult(kEntered, Rank{1}, header, out_);
+  const Report report = round.report();
+  EXPECT_EQ(report.outcome, Outcome::degraded);
+  EXPECT_TRUE(report.blamed.empty());
+  EXPECT_TRUE(report.late.contains(Rank{0}));
+}
+
 }  // namespace
 }  // namespace papilio::fault

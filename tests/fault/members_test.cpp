@@ -49,6 +49,19 @@ TEST_F(MembersTest, WhoWaitsForAStragglerIsHeldByItWhateverTheStragglerAsksFor) 
   EXPECT_EQ(members_.rootsOf(now_, only(Rank{3}), Seq{310}), only(Rank{1}));
 }
 
+// A word that was taken back holds nobody up any more, and a word about another round is another
+// one.
+TEST_F(MembersTest, WhoWaitsNoLongerIsHeldByNobody) {
+  members_.missed(Rank{1}, false);
+  members_.noteWaits(now_, Rank{3}, Seq{5}, only(Rank{1}));
+  members_.noteWaits(now_, Rank{3}, Seq{4}, {});
+  EXPECT_EQ(members_.heldBy(now_, Rank{3}, Seq{6}, only(Rank{3})), only(Rank{1}));
+  members_.noteWaits(now_, Rank{3}, Seq{5}, {});
+  EXPECT_TRUE(members_.heldBy(now_, Rank{3}, Seq{6}, only(Rank{3})).empty());
+  members_.noteWaits(now_, Rank{3}, Seq{7}, only(Rank{1}));  // the next one is heard at once
+  EXPECT_EQ(members_.heldBy(now_, Rank{3}, Seq{8}, only(Rank{3})), only(Rank{1}));
+}
+
 TEST_F(MembersTest, AWrongModelIsGoneButSlownessIsNot) {
   auto& blacklist = members_.blacklist();
   blacklist.add(now_, Rank{1}, Incarnation{1}, Reason::schema, std::nullopt);
