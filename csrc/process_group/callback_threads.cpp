@@ -80,7 +80,7 @@ bool CallbackThreads::Shared::waitForReign(std::unique_lock<std::mutex>& lock) {
   }
   --spares;
   ++reign;
-  busy = may_block = false;
+  busy = may_block = watched = false;  // nobody watches this server yet
   return true;
 }
 

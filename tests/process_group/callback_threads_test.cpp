@@ -63,6 +63,28 @@ TEST(CallbackThreads, BlockedJobsNest) {
   EXPECT_EQ(callbacks.threads(), kDepth + 2u);
 }
 
+// With many spare threads left over, each new block still wakes one of them.
+TEST(CallbackThreads, BlocksAreSeenAgainAndAgain) {
+  CallbackThreads callbacks;
+  for (int round = 0; round < 20; ++round) {
+    constexpr int kDepth = 3;
+    std::vector<std::promise<void>> done(kDepth + 1);
+    std::vector<std::promise<void>> inside(kDepth);
+    std::atomic<int> good{0};
+    for (int k = 0; k < kDepth; ++k) {
+      callbacks.post([&, k] {
+        inside[k].set_value();
+        good += comes(done[k + 1].get_future());
+        done[k].set_value();
+      });
+      ASSERT_TRUE(comes(inside[k].get_future())) << "round " << round << " job " << k;
+    }
+    callbacks.post([&] { done[kDepth].set_value(); });
+    ASSERT_TRUE(comes(done[0].get_future())) << "round " << round;
+    ASSERT_EQ(good, kDepth);
+  }
+}
+
 TEST(CallbackThreads, AJobThatSaysSoIsOvertakenAtOnce) {
   CallbackThreads callbacks;
   const auto start = std::chrono::steady_clock::now();
