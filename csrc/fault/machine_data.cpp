@@ -246,8 +246,10 @@ void Machine::passOn(Round& round, Seq seq, ChunkIndex chunk) {
   if (!round.finished && local.waits(chunk)) return;
   reduction.withdraw(members_.me(), chunk);
   if (!round.finished && local.holds(chunk)) {
-    reduction.arrivedAt(chunk).forEach(
-        [&](Rank to) { effects_.push_back(effect::SendHeld{to, seq, chunk}); });
+    reduction.arrivedAt(chunk).forEach([&](Rank to) {
+      if (members_.at(to).link == Member::Link::gone) return;
+      effects_.push_back(effect::SendHeld{to, seq, chunk});
+    });
     reduction.discard(chunk, effects_);
   } else if (!members_.gone(reduction.layout().owner(chunk))) {
     reduction.hurry(chunk);
