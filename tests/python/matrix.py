@@ -8,6 +8,7 @@ themselves: a foreign byte, and one beyond the end, shows.
 
 import contextlib
 import datetime
+import functools
 import time
 import traceback
 import typing
@@ -25,6 +26,7 @@ DTYPES = FLOATS + INTEGERS + [torch.bool] + COMPLEX
 OPS = ["SUM", "AVG", "PREMUL_SUM", "PRODUCT", "MIN", "MAX", "BAND", "BOR", "BXOR"]
 SMALL = [0, 1, 3, 4, 1000]
 LARGE = 1_000_003
+START = 1_999_993  # places where an input may begin; a prime, so that no two ranks begin at one
 FACTOR = 0.5  # of PREMUL_SUM
 POISON = 0xFB
 
@@ -57,24 +59,35 @@ def reduce_op(name: str, salt: int):
     return dist._make_nccl_premul_sum(factor)
 
 
-def numbers(seed: int, numel: int) -> np.ndarray:
-    index = np.arange(numel, dtype=np.int64)
-    return (index * 37 + (index >> 7) * 101 + seed * 53) ^ (index >> 3) * (seed % 7 + 1)
+@functools.cache
+def table(kind: str, signed: bool) -> np.ndarray:
+    """Small numbers for one kind of op. Every input is a slice of it that begins elsewhere: to
+    compute a million of them anew for each tensor would take longer than the collectives."""
+    mixed = np.random.default_rng(1).integers(0, 1 << 40, START + LARGE + 64)
+    values = {
+        "mostly": lambda: mixed % 8 != 0,
+        "half": lambda: mixed % 2 == 0,
+        "seldom": lambda: mixed % 8 == 0,
+        "sum": lambda: (mixed & 15) - (7 if signed else 0),
+        "product": lambda: (
+            np.where(mixed % 5 == 0, 2, 1) * np.where(signed & (mixed % 7 == 0), -1, 1)
+        ),
+        "any": lambda: mixed % 121 - (60 if signed else 0),
+    }[kind]()
+    return values.astype(np.int16)
 
 
 def integers(op: str | None, dtype, seed: int, numel: int) -> np.ndarray:
     """Small enough that eight of them reduce exactly in every dtype; products wrap alike."""
-    mixed = numbers(seed, numel)
-    signed = dtype not in (torch.uint8, torch.bool)
     if dtype == torch.bool:
-        if op in ("PRODUCT", "MIN", "BAND"):
-            return (mixed % 8 != 0).astype(np.int64)
-        return (mixed % (2 if op in (None, "BXOR") else 8) == 0).astype(np.int64)
-    if op in ("SUM", "AVG", "PREMUL_SUM"):
-        return (mixed & 15) - (7 if signed else 0)
-    if op == "PRODUCT":
-        return np.where(mixed % 5 == 0, 2, 1) * np.where(signed & (mixed % 7 == 0), -1, 1)
-    return mixed % 121 - (60 if signed else 0)
+        few = {"PRODUCT": "mostly", "MIN": "mostly", "BAND": "mostly", "BXOR": "half", None: "half"}
+        kind = few.get(op, "seldom")
+    else:
+        sums = {"SUM": "sum", "AVG": "sum", "PREMUL_SUM": "sum", "PRODUCT": "product"}
+        kind = sums.get(op, "any")
+    at = seed * 7919 % START
+    values = table(kind, dtype not in (torch.uint8, torch.bool))
+    return values[at : at + numel].astype(np.int64)
 
 
 def exact(op: str | None, dtype, seed: int, numel: int) -> np.ndarray:
@@ -420,7 +433,7 @@ def barriers(rank: int, n: int, times: int) -> list:
     out = []
     for turn in range(times):
         if turn % n == rank:
-            numbers(turn, 1_000_000)  # busy elsewhere: this one is late
+            np.sort(table("any", True))  # busy elsewhere: this one is late
         entered = time.monotonic()
         dist.barrier()
         out.append([entered, time.monotonic()])
