@@ -10,7 +10,7 @@ namespace papilio {
 namespace {
 
 constexpr std::uint32_t kMagic = 0x4c495050;  // "PPIL"
-constexpr std::uint8_t kVersion = 2;
+constexpr std::uint8_t kVersion = 1;
 constexpr std::uint16_t kKnownFlags =
     kLateNotCounted | kFetched | kNonFiniteDropped | kOthersSettled;
 
@@ -56,7 +56,6 @@ void writeExtension(const DataHeader& header, std::byte* to) {
   } else if (header.type == MessageType::result) {
     std::memcpy(to, &header.weight_sum, sizeof header.weight_sum);
     std::memcpy(to + 8, header.contributors.words().data(), kMaxRanks / 8);
-    std::memcpy(to + 8 + kMaxRanks / 8, header.blamed.words().data(), kMaxRanks / 8);
   }
 }
 
@@ -68,10 +67,8 @@ bool readExtension(std::span<const std::byte> bytes, DataHeader& out) {
     out.shape = *shape;
   } else if (out.type == MessageType::result) {
     out.weight_sum = reader.read<double>();
-    for (ContributorSet* set : {&out.contributors, &out.blamed}) {
-      for (std::uint32_t w = 0; w < ContributorSet::kWords; ++w) {
-        set->setWord(w, reader.read<std::uint64_t>());
-      }
+    for (std::uint32_t w = 0; w < ContributorSet::kWords; ++w) {
+      out.contributors.setWord(w, reader.read<std::uint64_t>());
     }
   }
   return reader.exhausted();

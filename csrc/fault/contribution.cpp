@@ -99,7 +99,6 @@ void Contribution::gotResult(Time, Rank from, const DataHeader& header, Effects&
   }
   chunk.attempt = header.attempt;
   chunk.why = header.flags & (kNonFiniteDropped | kOthersSettled);
-  chunk.blamed = header.blamed;
   settle(chunk, source, header.contributors, header.weight_sum);
 }
 
@@ -110,7 +109,6 @@ void Contribution::gotOwn(ChunkIndex index, const Reduction::Result& result) {
   chunk.attempt = attempt;
   chunk.why = static_cast<std::uint16_t>((result.nonfinite.empty() ? 0 : kNonFiniteDropped) |
                                          (result.settled ? kOthersSettled : 0));
-  chunk.blamed = result.blamed;
   settle(chunk, attempt > 0 ? Source::redone : Source::reduced, result.contributors,
          result.weight_sum);
 }
@@ -286,7 +284,6 @@ DataHeader Contribution::heldHeader(ChunkIndex index) const {
   header.attempt = chunk.attempt;
   header.contributors = chunk.contributors;
   header.weight_sum = chunk.weight;
-  header.blamed = chunk.blamed;
   return header;
 }
 

@@ -98,7 +98,6 @@ class Contribution {
     Time fetch_until{};
     Source source = Source::local;
     ContributorSet contributors;
-    ContributorSet blamed;  // for those who are missing, by the reducer's word
     double weight = 0;
   };
   void settle(Chunk& chunk, Source source, const ContributorSet& contributors, double weight);
@@ -108,9 +107,8 @@ class Contribution {
   template <class Which>
   std::vector<ChunkRange> ranges(Which which) const;
   void blameMissing(Report& report) const;
-  void blame(Report& report, Rank rank) const;
-  void blameFor(Report& report, const Chunk& chunk, Rank owner) const;
-  void blameForSettled(Report& report, const Chunk& chunk, Rank owner) const;
+  void blameFor(Report& report, const Chunk& chunk, Rank owner, Rank missing) const;
+  void blameWaits(Report& report, Rank missing) const;
 
   const Members& members_;
   const ArrivalPolicy& policy_;

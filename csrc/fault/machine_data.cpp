@@ -157,11 +157,10 @@ Admission Machine::judgeResult(Rank from, const DataHeader& header) {
     return Admission::drop;
   }
   const Contribution& local = *round->local;
-  const bool legal = header.chunk.value < local.layout().chunkCount() &&
-                     header.payload_bytes == local.layout().bytes(header.chunk) &&
-                     !header.contributors.empty() &&
-                     ((header.contributors | header.blamed) - members_.all()).empty() &&
-                     std::isfinite(header.weight_sum);
+  const bool legal =
+      header.chunk.value < local.layout().chunkCount() &&
+      header.payload_bytes == local.layout().bytes(header.chunk) && !header.contributors.empty() &&
+      (header.contributors - members_.all()).empty() && std::isfinite(header.weight_sum);
   if (!legal) {
     ++counters_.dropped_malformed;
     return Admission::drop;
@@ -209,7 +208,7 @@ void Machine::accepted(Time now, Rank from, const DataHeader& header, bool intac
     if (header.attempt > 0) passOn(*round, header.seq, header.chunk);
   } else if (header.type == MessageType::result) {
     round->local->gotResult(now, from, header, effects_);
-    hearOfLate(*round, header);
+    hearOfLate(now, *round, header);
     passOn(*round, header.seq, header.chunk);
   } else if (round->strict) {
     round->strict->blockPlaced(from, header.attempt, header.chunk.value, effects_);
@@ -220,16 +219,21 @@ void Machine::accepted(Time now, Rank from, const DataHeader& header, bool intac
 
 // Who was too late for one reducer is not waited for by the next one either, unless it showed up
 // here: with small tensors, one incident would otherwise cost one deadline per reducer.
-void Machine::hearOfLate(const Round& round, const DataHeader& header) {
+void Machine::hearOfLate(Time now, const Round& round, const DataHeader& header) {
   // Who was counted by another reducer has started up, even if it never had to contribute here.
   (header.contributors & members_.all()).forEach([&](Rank rank) {
     members_.at(rank).ever_contributed = true;
   });
   if ((header.flags & (kNonFiniteDropped | kOthersSettled)) != 0) return;
   const auto late = members_.expected() - header.contributors - round.votes.voters();
+  // One that is late itself can not tell why others are.
+  const bool judge = header.contributors.contains(members_.me());
+  ContributorSet self;
+  self.insert(members_.me());
   late.forEach([&](Rank rank) {
     if (rank == members_.me()) return;
-    members_.missed(rank, false, header.blamed.contains(rank) ? ContributorSet{} : header.blamed);
+    const auto by = members_.heldBy(now, rank, header.seq, late);
+    members_.missed(rank, false, judge || !by.empty() ? by : self);
     opinions_changed_ = true;
   });
 }
@@ -276,7 +280,6 @@ DataHeader Machine::resultHeader(Seq seq, SchemaHash schema, ChunkIndex chunk) c
   if (const auto* result = it->second->result(chunk)) {
     header.contributors = result->contributors;
     header.weight_sum = result->weight_sum;
-    header.blamed = result->blamed;
     if (!result->nonfinite.empty()) header.flags |= kNonFiniteDropped;
     if (result->settled) header.flags |= kOthersSettled;
   }

@@ -92,18 +92,10 @@ class Reduction {
     ContributorSet contributors;
     double weight_sum = 0;
     ContributorSet nonfinite;  // left out because of NaN or Inf
-    ContributorSet absent;     // not in it, and neither non-finite nor settled
-    ContributorSet blamed;     // who is to blame for the absent
     bool settled = false;      // somebody is not in it because they had the chunk already
   };
   // nullptr while the chunk is not closed here.
   const Result* result(ChunkIndex chunk) const;
-  // For a closed chunk, before its result goes out. `elsewhere`: the others have another reducer.
-  void blame(ChunkIndex chunk, const ContributorSet& blamed, bool elsewhere) {
-    Result& result = duties_.at(chunk.value).result;
-    result.blamed = blamed;
-    result.settled = result.settled || elsewhere;
-  }
   std::uint64_t keptBytes() const { return kept_bytes_; }
   // NACK(corrupt) repeats, bounded per chunk.
   bool mayResend(ChunkIndex chunk);
