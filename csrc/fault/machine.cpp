@@ -366,6 +366,7 @@ void Machine::prune() {
     if (seq > entered_ && !round.early_enters.empty()) break;
     dropVariants(seq, round);
     live_.erase(seq);
+    said_waits_.erase(seq);
     forgotten_before_ = Seq{seq.value + 1};
     rounds_.erase(rounds_.begin());
   }

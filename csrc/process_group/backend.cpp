@@ -1,5 +1,6 @@
 #include "process_group/backend.hpp"
 
+#include "process_group/abort_hooks_run.hpp"
 #include "process_group/convert.hpp"
 #include "process_group/interpreter.hpp"
 #include "process_group/rendezvous.hpp"
@@ -7,9 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <future>
 #include <set>
-#include <thread>
 
 namespace papilio::pg {
 
@@ -100,41 +99,6 @@ namespace {
 constexpr std::chrono::seconds kHookPatience{1};
 constexpr std::chrono::seconds kHookLimit{60};
 
-// Abort hooks, one after the other, on a thread of their own: who waits for a hung collective does
-// not wait for them for long.
-class HooksRun {
- public:
-  using Hooks = std::map<std::int64_t, std::shared_ptr<c10d::AbortHook>>;
-
-  explicit HooksRun(Hooks hooks) {
-    if (hooks.empty()) return;
-    std::packaged_task<void()> task([hooks = std::move(hooks)] {
-      for (const auto& [id, hook] : hooks) {
-        try {
-          (*hook)();
-        } catch (const std::exception& error) {
-          TORCH_WARN("papilio: an abort hook failed: ", error.what());
-        }
-      }
-    });
-    done_ = task.get_future();
-    thread_ = std::thread(std::move(task));
-  }
-  ~HooksRun() {
-    if (thread_.joinable()) thread_.detach();
-  }
-  bool wait(std::chrono::seconds limit) {
-    if (!done_.valid()) return true;
-    if (done_.wait_for(limit) != std::future_status::ready) return false;
-    if (thread_.joinable()) thread_.join();
-    return true;
-  }
-
- private:
-  std::future<void> done_;
-  std::thread thread_;
-};
-
 }  // namespace
 
 void BackendPapilio::abort() {
@@ -145,7 +109,7 @@ void BackendPapilio::abort() {
     std::lock_guard lock(hooks_mutex_);
     hooks = abort_hooks_;
   }
-  HooksRun run(std::move(hooks));
+  AbortHooksRun run(std::move(hooks));
   run.wait(kHookPatience);
   ledger_->setError(c10d::ErrorType::COMM_ERROR);
   {

@@ -105,8 +105,7 @@ void CallbackThreads::Shared::serve(std::unique_lock<std::mutex>& lock) {
 
 CallbackThreads::CallbackThreads() : shared_(std::make_shared<Shared>()) {
   std::lock_guard lock(shared_->mutex);
-  spawn(shared_);
-  spawn(shared_);
+  spawn(shared_);  // the server, which starts a spare one
 }
 
 CallbackThreads::~CallbackThreads() { stop(); }
