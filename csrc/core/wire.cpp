@@ -10,7 +10,7 @@ namespace papilio {
 namespace {
 
 constexpr std::uint32_t kMagic = 0x4c495050;  // "PPIL"
-constexpr std::uint8_t kVersion = 1;
+constexpr std::uint8_t kVersion = 2;
 constexpr std::uint16_t kKnownFlags =
     kLateNotCounted | kFetched | kNonFiniteDropped | kOthersSettled;
 
@@ -55,7 +55,11 @@ void writeExtension(const DataHeader& header, std::byte* to) {
     writeShapeTo(to, header.shape);
   } else if (header.type == MessageType::result) {
     std::memcpy(to, &header.weight_sum, sizeof header.weight_sum);
-    std::memcpy(to + 8, header.contributors.words().data(), kMaxRanks / 8);
+    to += sizeof header.weight_sum;
+    for (const ContributorSet* set : {&header.contributors, &header.blamed, &header.mismatched}) {
+      std::memcpy(to, set->words().data(), kMaxRanks / 8);
+      to += kMaxRanks / 8;
+    }
   }
 }
 
@@ -67,8 +71,10 @@ bool readExtension(std::span<const std::byte> bytes, DataHeader& out) {
     out.shape = *shape;
   } else if (out.type == MessageType::result) {
     out.weight_sum = reader.read<double>();
-    for (std::uint32_t w = 0; w < ContributorSet::kWords; ++w) {
-      out.contributors.setWord(w, reader.read<std::uint64_t>());
+    for (ContributorSet* set : {&out.contributors, &out.blamed, &out.mismatched}) {
+      for (std::uint32_t w = 0; w < ContributorSet::kWords; ++w) {
+        set->setWord(w, reader.read<std::uint64_t>());
+      }
     }
   }
   return reader.exhausted();

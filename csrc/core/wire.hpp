@@ -49,15 +49,18 @@ struct DataHeader {
 
   // Extension of a contribution: lets a reducer open the round before its own rank enters.
   RoundShape shape;
-  // Extension of a result: who is in it, and the sum of their weights.
+  // Extension of a result: who is in it, the sum of their weights, who is to blame that the others
+  // are not, as far as the reducer knows, and which of the others train another model.
   ContributorSet contributors;
+  ContributorSet blamed;
+  ContributorSet mismatched;
   double weight_sum = 0.0;
 
   bool operator==(const DataHeader&) const = default;
 };
 
 inline constexpr std::size_t kHeaderBytes = 64;
-inline constexpr std::size_t kResultExtensionBytes = 8 + kMaxRanks / 8;
+inline constexpr std::size_t kResultExtensionBytes = 8 + 3 * kMaxRanks / 8;
 inline constexpr std::size_t kMaxEncodedHeader = kHeaderBytes + kResultExtensionBytes;
 
 // Fixed storage for one encoded header; lives as long as the send that uses it.

@@ -99,6 +99,8 @@ void Contribution::gotResult(Time, Rank from, const DataHeader& header, Effects&
   }
   chunk.attempt = header.attempt;
   chunk.why = header.flags & (kNonFiniteDropped | kOthersSettled);
+  chunk.blamed = header.blamed;
+  chunk.mismatched = header.mismatched;
   settle(chunk, source, header.contributors, header.weight_sum);
 }
 
@@ -109,6 +111,8 @@ void Contribution::gotOwn(ChunkIndex index, const Reduction::Result& result) {
   chunk.attempt = attempt;
   chunk.why = static_cast<std::uint16_t>((result.nonfinite.empty() ? 0 : kNonFiniteDropped) |
                                          (result.settled ? kOthersSettled : 0));
+  chunk.blamed = result.blamed;
+  chunk.mismatched = result.mismatched;
   settle(chunk, attempt > 0 ? Source::redone : Source::reduced, result.contributors,
          result.weight_sum);
 }
@@ -284,6 +288,8 @@ DataHeader Contribution::heldHeader(ChunkIndex index) const {
   header.attempt = chunk.attempt;
   header.contributors = chunk.contributors;
   header.weight_sum = chunk.weight;
+  header.blamed = chunk.blamed;
+  header.mismatched = chunk.mismatched;
   return header;
 }
 

@@ -98,6 +98,8 @@ class Contribution {
     Time fetch_until{};
     Source source = Source::local;
     ContributorSet contributors;
+    ContributorSet blamed;      // for those who are missing, by the reducer's word
+    ContributorSet mismatched;  // and these are missing because of their model
     double weight = 0;
   };
   void settle(Chunk& chunk, Source source, const ContributorSet& contributors, double weight);
@@ -107,8 +109,9 @@ class Contribution {
   template <class Which>
   std::vector<ChunkRange> ranges(Which which) const;
   void blameMissing(Report& report) const;
-  void blameFor(Report& report, const Chunk& chunk, Rank owner, Rank missing) const;
-  void blameWaits(Report& report, Rank missing) const;
+  void blame(Report& report, Rank rank) const;
+  void blameFor(Report& report, const Chunk& chunk, Rank owner) const;
+  void blameForSettled(Report& report, const Chunk& chunk, Rank owner) const;
 
   const Members& members_;
   const ArrivalPolicy& policy_;

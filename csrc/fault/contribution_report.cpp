@@ -35,56 +35,59 @@ Report Contribution::report() const {
   return report;
 }
 
-// Whoever could not contribute because it waited for others is not to blame; they are.
-void Contribution::blameWaits(Report& report, Rank missing) const {
-  const auto& held_by = members_.at(missing).held_by;
-  if (held_by.empty() || !members_.counts(missing) || members_.at(missing).voted_out) {
-    report.blamed.emplace(missing, members_.blameFor(missing));
-    return;
+void Contribution::blame(Report& report, Rank rank) const {
+  if (rank == members_.me()) {
+    report.late.insert(rank);
+  } else {
+    report.blamed.emplace(rank, members_.blameFor(rank));
   }
-  held_by.forEach([&](Rank rank) {
-    if (rank == members_.me()) {
-      report.late.insert(rank);
-    } else {
-      report.blamed.emplace(rank, members_.blameFor(rank));
-    }
-  });
 }
 
-void Contribution::blameFor(Report& report, const Chunk& chunk, Rank owner, Rank missing) const {
+// Some had the chunk before its reducer closed it, and nobody else is missing.
+void Contribution::blameForSettled(Report& report, const Chunk& chunk, Rank owner) const {
   const Rank me = members_.me();
   const Rank reducer{(owner.value + chunk.attempt) % members_.size()};
-  const bool doubted = members_.doubted(missing);
-  if (missing == me && (chunk.why & kNonFiniteDropped) != 0) {
-    report.blamed.emplace(me, Reason::nonfinite);
-  } else if (missing == me) {
-    report.late.insert(me);
-  } else if (!chunk.contributors.contains(me) && members_.at(missing).held_by.empty() &&
-             members_.blameFor(missing) == Reason::slow) {
-    report.late.insert(me);  // one that is late itself can not tell why others are
-  } else if (doubted) {
-    blameWaits(report, missing);
-  } else if ((chunk.why & kNonFiniteDropped) != 0) {
-    report.blamed.emplace(missing, Reason::nonfinite);
-  } else if (reducer == me && members_.at(missing).settled_before > seq_) {
-    report.late.insert(me);  // it was through before this rank came
-  } else if ((chunk.why & kOthersSettled) == 0) {
-    blameWaits(report, missing);
-  } else if (reducer == me && members_.at(me).routed_around) {
-    report.late.insert(me);  // it gave this rank up, or went around it
+  if (reducer == me && members_.at(me).routed_around) {
+    report.late.insert(me);  // they gave this rank up, or went around it
   } else if (reducer != me && members_.at(reducer).routed_around) {
-    report.blamed.emplace(reducer, members_.blameFor(reducer));
+    blame(report, reducer);
   } else {
-    // It had the chunk before its reducer failed: that one is to blame, and whoever else was passed
-    // over on the way to the successor.
+    // They had it before its reducer failed: that one is to blame, and whoever else was passed over
+    // on the way to the successor.
     for (std::uint32_t k = 0; k < chunk.attempt; ++k) {
-      const Rank passed{(owner.value + k) % members_.size()};
-      if (passed == me) {
-        report.late.insert(me);
-      } else {
-        report.blamed.emplace(passed, members_.blameFor(passed));
-      }
+      blame(report, Rank{(owner.value + k) % members_.size()});
     }
+  }
+}
+
+// The reducer says who is to blame, except for what this rank knows for certain.
+void Contribution::blameFor(Report& report, const Chunk& chunk, Rank owner) const {
+  const Rank me = members_.me();
+  const bool nonfinite = (chunk.why & kNonFiniteDropped) != 0;
+  bool explained = !chunk.blamed.empty();
+  bool through = false;
+  (members_.all() - chunk.contributors).forEach([&](Rank missing) {
+    const bool certain = !members_.counts(missing) || members_.at(missing).voted_out;
+    if (certain) {
+      report.blamed.emplace(missing, members_.blameFor(missing));
+    } else if (nonfinite && !chunk.blamed.contains(missing) &&
+               (missing == me || !members_.doubted(missing))) {
+      report.blamed.emplace(missing, Reason::nonfinite);
+    } else if (missing == me) {
+      report.late.insert(me);
+    } else {
+      through = through || members_.at(missing).settled_before > seq_;
+      return;
+    }
+    explained = true;
+  });
+  chunk.blamed.forEach([&](Rank rank) { blame(report, rank); });
+  if (explained || (chunk.why & kOthersSettled) == 0) return;
+  const bool own = (owner.value + chunk.attempt) % members_.size() == me.value;
+  if (own && through) {
+    report.late.insert(me);  // they were through before this rank came
+  } else {
+    blameForSettled(report, chunk, owner);
   }
 }
 
@@ -94,8 +97,7 @@ void Contribution::blameMissing(Report& report) const {
     const Chunk& chunk = chunks_[c];
     if (chunk.contributors.empty()) continue;     // not settled: the call ends in an error
     if (chunk.source == Source::local) continue;  // its reducer is blamed below
-    const Rank owner = layout_.owner(ChunkIndex{c});
-    (all - chunk.contributors).forEach([&](Rank rank) { blameFor(report, chunk, owner, rank); });
+    if (chunk.contributors != all) blameFor(report, chunk, layout_.owner(ChunkIndex{c}));
   }
   if (behind_) report.late.insert(members_.me());
   for (const auto& [rank, reason] : failed_reducers_) {
@@ -104,7 +106,11 @@ void Contribution::blameMissing(Report& report) const {
   const bool said = !report.blamed.empty() || !report.late.empty();
   if (report.outcome == Outcome::complete || said || !done()) return;
   for (const Chunk& chunk : chunks_) {  // never without a reason
-    (all - chunk.contributors).forEach([&](Rank rank) { blameWaits(report, rank); });
+    (all - chunk.contributors).forEach([&](Rank rank) {
+      const auto& held_by = members_.at(rank).held_by;
+      if (held_by.empty()) return blame(report, rank);
+      held_by.forEach([&](Rank other) { blame(report, other); });
+    });
   }
 }
 

@@ -156,11 +156,7 @@ class Machine {
   std::optional<std::string> lateness(const Round& round, Rank rank) const;
   void struck(Time now, Seq seq, Rank rank, bool strike, const std::string& why);
   ContributorSet votedOtherwise(const Round& round, SchemaHash schema) const;
-  ContributorSet waitedFor(const Round& round) const;
-  ContributorSet toBlame(Time now, Seq seq, const Round& round) const;
   void expireStrict(Time now, Seq seq, Round& round);
-  void sayHeld(Time now, Seq asked);
-  void sayWaits(Time now, Seq seq, const Round& round);
   void suspectReducer(Time now, Seq seq, Rank rank);
   void redirectAll(Time now, Rank target);
   void noteLags(Reduction& reduction);
@@ -175,6 +171,14 @@ class Machine {
   void failEvicted(Time now);
   void contested(Time now, Round& round) const;
   bool undecided(const SchemaVotes::Decision& decision, const Round& round, Time now) const;
+  // machine_blame.cpp
+  void blameForAbsent(Time now, const Round& round, Reduction& reduction, Seq seq,
+                      ChunkIndex chunk) const;
+  ContributorSet heldUpBy(Time now, Seq seq) const;
+  ContributorSet toBlame(Time now, Seq seq, const Round& round) const;
+  ContributorSet waitedFor(const Round& round) const;
+  void sayHeld(Time now, Seq asked);
+  void sayWaits(Time now, Seq seq, const Round& round);
   // machine_data.cpp
   Admission judgeContribution(Time now, Rank from, const DataHeader& header);
   Admission judgeResult(Rank from, const DataHeader& header);
@@ -186,7 +190,7 @@ class Machine {
   void lateContribution(Time now, Rank from, const DataHeader& header);
   void sendLate(Rank to, const DataHeader& header);
   void pumpChanged(Time now);
-  void hearOfLate(Time now, const Round& round, const DataHeader& header);
+  void hearOfLate(const Round& round, const DataHeader& header);
   void passOn(Round& round, Seq seq, ChunkIndex chunk);
   // machine_control.cpp
   void on(Time now, Rank from, const msg::Enter& enter);

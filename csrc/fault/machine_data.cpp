@@ -160,7 +160,8 @@ Admission Machine::judgeResult(Rank from, const DataHeader& header) {
   const bool legal =
       header.chunk.value < local.layout().chunkCount() &&
       header.payload_bytes == local.layout().bytes(header.chunk) && !header.contributors.empty() &&
-      (header.contributors - members_.all()).empty() && std::isfinite(header.weight_sum);
+      ((header.contributors | header.blamed | header.mismatched) - members_.all()).empty() &&
+      std::isfinite(header.weight_sum);
   if (!legal) {
     ++counters_.dropped_malformed;
     return Admission::drop;
@@ -208,7 +209,7 @@ void Machine::accepted(Time now, Rank from, const DataHeader& header, bool intac
     if (header.attempt > 0) passOn(*round, header.seq, header.chunk);
   } else if (header.type == MessageType::result) {
     round->local->gotResult(now, from, header, effects_);
-    hearOfLate(now, *round, header);
+    hearOfLate(*round, header);
     passOn(*round, header.seq, header.chunk);
   } else if (round->strict) {
     round->strict->blockPlaced(from, header.attempt, header.chunk.value, effects_);
@@ -219,21 +220,22 @@ void Machine::accepted(Time now, Rank from, const DataHeader& header, bool intac
 
 // Who was too late for one reducer is not waited for by the next one either, unless it showed up
 // here: with small tensors, one incident would otherwise cost one deadline per reducer.
-void Machine::hearOfLate(Time now, const Round& round, const DataHeader& header) {
+void Machine::hearOfLate(const Round& round, const DataHeader& header) {
   // Who was counted by another reducer has started up, even if it never had to contribute here.
   (header.contributors & members_.all()).forEach([&](Rank rank) {
     members_.at(rank).ever_contributed = true;
   });
+  // The word of their vote, and the verdict, come on another connection and may be slower.
+  const auto mismatched = header.mismatched - round.votes.voters();
+  mismatched.forEach([&](Rank rank) { members_.at(rank).voted_out = true; });
+  if (const auto it = round.variants.find(header.schema); it != round.variants.end()) {
+    it->second->excuse(mismatched);
+  }
   if ((header.flags & (kNonFiniteDropped | kOthersSettled)) != 0) return;
-  const auto late = members_.expected() - header.contributors - round.votes.voters();
-  // One that is late itself can not tell why others are.
-  const bool judge = header.contributors.contains(members_.me());
-  ContributorSet self;
-  self.insert(members_.me());
+  const auto late = members_.expected() - header.contributors - round.votes.voters() - mismatched;
   late.forEach([&](Rank rank) {
     if (rank == members_.me()) return;
-    const auto by = members_.heldBy(now, rank, header.seq, late);
-    members_.missed(rank, false, judge || !by.empty() ? by : self);
+    members_.missed(rank, false, header.blamed.contains(rank) ? ContributorSet{} : header.blamed);
     opinions_changed_ = true;
   });
 }
@@ -280,6 +282,8 @@ DataHeader Machine::resultHeader(Seq seq, SchemaHash schema, ChunkIndex chunk) c
   if (const auto* result = it->second->result(chunk)) {
     header.contributors = result->contributors;
     header.weight_sum = result->weight_sum;
+    header.blamed = result->blamed;
+    header.mismatched = result->mismatched;
     if (!result->nonfinite.empty()) header.flags |= kNonFiniteDropped;
     if (result->settled) header.flags |= kOthersSettled;
   }

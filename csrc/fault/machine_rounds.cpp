@@ -72,6 +72,7 @@ void Machine::reduced(Time now, Seq seq, SchemaHash schema, ChunkIndex chunk,
   const bool had_input = holdsInput(seq, chunk) && round->my_schema == schema;
   reduction.reduced(now, chunk, actual, had_input, effects_);
   if (reduction.result(chunk) == nullptr) return pump(now, seq, *round);
+  blameForAbsent(now, *round, reduction, seq, chunk);
   kept_bytes_ += reduction.layout().bytes(chunk);
   if (reduction.layout().owner(chunk) != members_.me()) ++counters_.redone_chunks;
   if (reduction.firstClose()) noteLags(reduction);
@@ -182,14 +183,6 @@ void Machine::expireStrict(Time now, Seq seq, Round& round) {
   round.strict->fail(std::move(error), effects_);
 }
 
-// Whom everybody waits for in the end, as far as this rank has heard.
-ContributorSet Machine::toBlame(Time now, Seq seq, const Round& round) const {
-  const auto waits = waitedFor(round);
-  auto roots = members_.rootsOf(now, waits, seq);
-  roots.erase(members_.me());
-  return roots.empty() ? waits : roots;
-}
-
 // Credits count over all rounds (core/layout.hpp).
 bool Machine::creditsSpent(Rank rank, Rank owner) const {
   std::uint32_t open = 0;
@@ -208,7 +201,9 @@ void Machine::judgeLate(Time now, Seq seq, Round& round, const ContributorSet& l
   // The local thread is busy elsewhere while this process reduces for the others: not waited for
   // again until it enters a round that is current.
   if (late.contains(members_.me())) {
-    members_.missed(members_.me(), false);
+    ContributorSet by = heldUpBy(now, seq);
+    by.erase(members_.me());
+    members_.missed(members_.me(), false, by);
     opinions_changed_ = true;
   }
   missing.erase(members_.me());
@@ -276,42 +271,6 @@ void Machine::struck(Time now, Seq seq, Rank rank, bool strike, const std::strin
 ContributorSet Machine::votedOtherwise(const Round& round, SchemaHash schema) const {
   if (!round.votes.contested()) return {};
   return round.votes.voters() - round.votes.votersOf(schema);
-}
-
-// Whom the local rank waits for in a round that it has entered.
-ContributorSet Machine::waitedFor(const Round& round) const {
-  ContributorSet out;
-  if (round.strict) {
-    out = round.strict->owing();
-  } else if (round.local) {
-    if (voteOpen(round)) out = members_.present() - round.votes.voters();
-    out = out | round.local->waitsAt();
-    if (out.contains(members_.me())) {
-      const auto it = round.variants.find(round.local->schema());
-      if (it != round.variants.end()) out = out | it->second->waitingFor();
-    }
-  }
-  out.erase(members_.me());
-  return out;
-}
-
-// Somebody waits for this rank in a round that it can not enter, because it waits for others in an
-// earlier one itself. Everybody hears who they are: every report will have to name somebody.
-void Machine::sayHeld(Time now, Seq asked) {
-  const Seq stuck = oldestActive();
-  const Round* round = find(stuck);
-  if (asked <= entered_ || round == nullptr || round->finished) return;
-  sayWaits(now, stuck, *round);
-}
-
-void Machine::sayWaits(Time now, Seq seq, const Round& round) {
-  if (now < held_said_ + Reduction::kProgressEvery / 2) return;
-  auto roots = members_.rootsOf(now, waitedFor(round), seq);
-  roots.erase(members_.me());
-  if (roots.empty()) return;
-  held_said_ = now;
-  said_waits_.insert(seq);
-  toOthers(msg::Progress{seq, roots});
 }
 
 void Machine::suspectReducer(Time now, Seq seq, Rank rank) {

@@ -85,9 +85,12 @@ std::uint16_t Members::ringDistance(Rank from, Rank to) const {
 }
 
 Reason Members::blameFor(Rank rank) const {
+  const BlacklistEntry* entry = blacklist_.find(rank);
+  // Its process usually ends soon after; what it is missing for is still its model.
+  if (entry != nullptr && entry->reason == Reason::schema) return Reason::schema;
   const Reason reason = goneReason(rank);
   if (reason != Reason::none) return reason;
-  if (const BlacklistEntry* entry = blacklist_.find(rank)) {
+  if (entry != nullptr) {
     return entry->reason == Reason::slow ? Reason::blacklisted : entry->reason;
   }
   if (at(rank).voted_out) return Reason::schema;

@@ -123,7 +123,10 @@ void Reduction::reduced(Time now, ChunkIndex chunk, const ContributorSet& actual
   }
   duty.phase = Phase::closed;
   const auto missing = members_.all() - duty.result.contributors;
-  duty.result.settled = !(missing & (duty.settled | settledRanks())).empty();
+  // Hurried: the others have the chunk from elsewhere.
+  const auto through = duty.hurried ? missing : missing & (duty.settled | settledRanks());
+  duty.result.settled = !through.empty();
+  duty.result.absent = missing - through;
   duty.result.nonfinite = duty.result.contributors - actual;
   if (!had_input) duty.result.nonfinite.erase(members_.me());
   duty.result.contributors = actual;

@@ -60,7 +60,11 @@ class Reduction {
   std::uint32_t openFrom(Rank rank, Rank owner) const;
   Time nextDeadline() const;
   // These are in the round with another schema: they will not come, and they are not late.
-  void excuse(const ContributorSet& ranks) { absent_ = absent_ | ranks; }
+  void excuse(const ContributorSet& ranks) {
+    absent_ = absent_ | ranks;
+    mismatched_ = mismatched_ | ranks;
+  }
+  const ContributorSet& mismatched() const { return mismatched_; }
   // Nothing closes before the vote on the schema is over.
   void holdOpen(bool open) { vote_open_ = open; }
   // `src` takes its contributions back from chunks that are still open (one of them, or all).
@@ -91,11 +95,22 @@ class Reduction {
   struct Result {
     ContributorSet contributors;
     double weight_sum = 0;
-    ContributorSet nonfinite;  // left out because of NaN or Inf
-    bool settled = false;      // somebody is not in it because they had the chunk already
+    ContributorSet nonfinite;   // left out because of NaN or Inf
+    ContributorSet absent;      // not in it, and neither non-finite nor settled
+    ContributorSet blamed;      // who is to blame for the absent
+    ContributorSet mismatched;  // the absent who train another model
+    bool settled = false;       // somebody is not in it because they had the chunk already
   };
   // nullptr while the chunk is not closed here.
   const Result* result(ChunkIndex chunk) const;
+  // For a closed chunk, before its result goes out. `elsewhere`: the others have another reducer.
+  void blame(ChunkIndex chunk, const ContributorSet& blamed, const ContributorSet& mismatched,
+             bool elsewhere) {
+    Result& result = duties_.at(chunk.value).result;
+    result.blamed = blamed;
+    result.mismatched = mismatched;
+    result.settled = result.settled || elsewhere;
+  }
   std::uint64_t keptBytes() const { return kept_bytes_; }
   // NACK(corrupt) repeats, bounded per chunk.
   bool mayResend(ChunkIndex chunk);
@@ -135,8 +150,9 @@ class Reduction {
   std::map<std::uint32_t, Duty> duties_;
   // SETTLED that came before the chunk was on duty here.
   std::vector<std::pair<Rank, ChunkRange>> settled_early_;
-  ContributorSet shown_;   // took part in any way
-  ContributorSet absent_;  // missed its deadline in this round
+  ContributorSet shown_;       // took part in any way
+  ContributorSet absent_;      // missed its deadline in this round, or has another schema
+  ContributorSet mismatched_;  // has another schema
   std::vector<Time> first_seen_;
   std::vector<Time> last_seen_;
   std::vector<Time> held_until_;  // no deadline before that: it was held up by this reducer

@@ -35,6 +35,8 @@ DataHeader sample(MessageType type) {
   if (type == MessageType::result) {
     header.contributors.insert(Rank{0});
     header.contributors.insert(Rank{255});
+    header.blamed.insert(Rank{254});
+    header.mismatched.insert(Rank{253});
     header.weight_sum = 3.75;
   }
   return header;

@@ -84,5 +84,28 @@ TEST_F(ContributionTest, WhoWasPassedOverItselfBlamesNobodyForIt) {
   EXPECT_TRUE(report.late.contains(Rank{0}));
 }
 
+// Only the reducer knows why somebody is missing: rank 2 waited for rank 1, or for this rank.
+TEST_F(ContributionTest, TheReducerSaysWhoIsToBlame) {
+  DataHeader header;
+  header.type = MessageType::result;
+  header.seq = Seq{seq_};
+  header.contributors = ContributorSet::firstN(2);
+  header.weight_sum = 2;
+  header.blamed.insert(Rank{1});
+  Contribution other = *round_;
+  round_->gotResult(kEntered, Rank{1}, header, out_);
+  Report report = round_->report();
+  EXPECT_EQ(report.blamed, (std::map<Rank, Reason>{{Rank{1}, Reason::slow}}));
+  EXPECT_TRUE(report.late.empty());
+  EXPECT_EQ(round_->heldHeader(ChunkIndex{0}).blamed, header.blamed);
+
+  header.blamed = {};
+  header.blamed.insert(Rank{0});
+  other.gotResult(kEntered, Rank{1}, header, out_);
+  report = other.report();
+  EXPECT_TRUE(report.blamed.empty());
+  EXPECT_TRUE(report.late.contains(Rank{0}));
+}
+
 }  // namespace
 }  // namespace papilio::fault

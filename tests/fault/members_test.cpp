@@ -72,6 +72,10 @@ TEST_F(MembersTest, AWrongModelIsGoneButSlownessIsNot) {
   EXPECT_TRUE(members_.mayReduce(Rank{2}, Seq{1}));  // its process works
   EXPECT_EQ(members_.blameFor(Rank{1}), Reason::schema);
   EXPECT_EQ(members_.blameFor(Rank{2}), Reason::blacklisted);
+  // When its process has ended as well, it is still the model.
+  members_.at(Rank{1}).link = Member::Link::gone;
+  members_.at(Rank{1}).gone_reason = Reason::unreachable;
+  EXPECT_EQ(members_.blameFor(Rank{1}), Reason::schema);
 }
 
 TEST_F(MembersTest, ThreeStrikesInTenRounds) {

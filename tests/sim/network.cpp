@@ -58,7 +58,8 @@ void Network::carryData(Rank from, Rank to, DataMessage message) {
 
 void Network::carryControl(Rank from, Rank to, SharedBytes frame) {
   Direction& d = direction(from, to);
-  const Instant when = queue_.now() + d.link.latency + random_.upTo(d.link.jitter);
+  const Instant when =
+      queue_.now() + d.link.latency + d.link.control_delay + random_.upTo(d.link.jitter);
   d.control_at = std::max(d.control_at, when);
   queue_.at(d.control_at, [this, from, to, frame] {
     if (!direction(from, to).broken) endpoints_[to.value]->arrivesControl(from, frame);

@@ -22,6 +22,7 @@ using SharedBytes = std::shared_ptr<const Bytes>;
 struct Link {
   Duration latency = 50us;
   Duration jitter{};  // on top, uniform; on the data lane messages overtake each other within it
+  Duration control_delay{};  // on top, on the control lane alone
   double bytes_per_second = 2e9;
   double duplicate = 0;  // probabilities per data message
   double corrupt_payload = 0;

@@ -27,6 +27,8 @@ std::string text(const DataHeader& header) {
       " seq " + std::to_string(header.seq.value) + " chunk " + std::to_string(header.chunk.value);
   if (header.attempt != 0) out += " attempt " + std::to_string(header.attempt);
   if ((header.flags & kLateNotCounted) != 0) out += " late";
+  header.blamed.forEach([&](Rank rank) { out += " blames " + std::to_string(rank.value); });
+  header.mismatched.forEach([&](Rank rank) { out += " model of " + std::to_string(rank.value); });
   if ((header.flags & kFetched) != 0) out += " fetched";
   return out;
 }

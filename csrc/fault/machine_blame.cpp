@@ -1,0 +1,97 @@
+// Who waits for whom, and who is to blame for it: what this rank says of itself and of others.
+#include "fault/machine.hpp"
+
+namespace papilio::fault {
+
+// Who is to blame that some are not in a result of this rank. Only the reducer knows: it closed the
+// chunk. Whoever waits for others is not to blame, they are; this goes for this rank itself.
+void Machine::blameForAbsent(Time now, const Round& round, Reduction& reduction, Seq seq,
+                             ChunkIndex chunk) const {
+  const Rank me = members_.me();
+  // A stand-in by somebody else's opinion only: the others went to another reducer.
+  const bool duty = members_.reducerFor(reduction.layout().owner(chunk), seq) == me;
+  const bool judge = duty && !round.self_suspect && now >= suspect_self_until_;
+  ContributorSet out;
+  ContributorSet mismatched;
+  reduction.result(chunk)->absent.forEach([&](Rank rank) {
+    const bool schema = members_.goneReason(rank) == Reason::schema;
+    if (rank != me && (schema || reduction.mismatched().contains(rank))) mismatched.insert(rank);
+    if (rank != me && !members_.counts(rank)) {
+      out.insert(rank);
+    } else if (rank == me || !members_.at(rank).held_by.empty()) {
+      if (duty) out = out | (rank == me ? heldUpBy(now, seq) : members_.at(rank).held_by);
+    } else if (judge) {
+      out.insert(rank);
+    }
+  });
+  if (out.contains(me)) {
+    out.erase(me);
+    out = out | heldUpBy(now, seq);
+  }
+  reduction.blame(chunk, out, mismatched, !duty);
+}
+
+// Who keeps this rank from entering a round: whom it doubts and waits for in an earlier one, or has
+// waited for since it fell behind; nobody that it held up itself. Otherwise it is to blame itself:
+// back from a freeze it waits for everybody.
+ContributorSet Machine::heldUpBy(Time now, Seq seq) const {
+  const Member& self = members_.at(members_.me());
+  ContributorSet out = self.pace == Member::Pace::timely ? ContributorSet{} : self.held_by;
+  const Seq stuck = oldestActive();
+  const Round* waits = find(stuck);
+  if (out.empty() && stuck <= seq && waits != nullptr && !waits->finished) {
+    members_.rootsOf(now, waitedFor(*waits), stuck).forEach([&](Rank root) {
+      const bool by_me = members_.at(root).held_by.contains(members_.me());
+      if (members_.doubted(root) && !by_me) out.insert(root);
+    });
+  }
+  out.erase(members_.me());
+  if (out.empty()) out.insert(members_.me());
+  return out;
+}
+
+// Whom everybody waits for in the end, as far as this rank has heard.
+ContributorSet Machine::toBlame(Time now, Seq seq, const Round& round) const {
+  const auto waits = waitedFor(round);
+  auto roots = members_.rootsOf(now, waits, seq);
+  roots.erase(members_.me());
+  return roots.empty() ? waits : roots;
+}
+
+// Whom the local rank waits for in a round that it has entered.
+ContributorSet Machine::waitedFor(const Round& round) const {
+  ContributorSet out;
+  if (round.strict) {
+    out = round.strict->owing();
+  } else if (round.local) {
+    if (voteOpen(round)) out = members_.present() - round.votes.voters();
+    out = out | round.local->waitsAt();
+    if (out.contains(members_.me())) {
+      const auto it = round.variants.find(round.local->schema());
+      if (it != round.variants.end()) out = out | it->second->waitingFor();
+    }
+  }
+  out.erase(members_.me());
+  return out;
+}
+
+// Somebody waits for this rank in a round that it can not enter, because it waits for others in an
+// earlier one itself. Everybody hears who they are: every report will have to name somebody.
+void Machine::sayHeld(Time now, Seq asked) {
+  const Seq stuck = oldestActive();
+  const Round* round = find(stuck);
+  if (asked <= entered_ || round == nullptr || round->finished) return;
+  sayWaits(now, stuck, *round);
+}
+
+void Machine::sayWaits(Time now, Seq seq, const Round& round) {
+  if (now < held_said_ + Reduction::kProgressEvery / 2) return;
+  auto roots = members_.rootsOf(now, waitedFor(round), seq);
+  roots.erase(members_.me());
+  if (roots.empty()) return;
+  held_said_ = now;
+  said_waits_.insert(seq);
+  toOthers(msg::Progress{seq, roots});
+}
+
+}  // namespace papilio::fault
