@@ -8,6 +8,7 @@
 #include <exception>
 #include <utility>
 
+#include "core/wire.hpp"
 #include "ucx_transport/endpoint_table.hpp"
 #include "ucx_transport/ucx_context.hpp"
 
@@ -20,7 +21,7 @@ using engine::SendToken;
 constexpr unsigned kMessageId = 1;
 // In front of every header: who sends. Endpoints of the receiving side do not tell.
 constexpr std::size_t kPreamble = sizeof(std::uint64_t);
-constexpr std::size_t kMaxHeader = 160;
+constexpr std::size_t kMaxHeader = kPreamble + kMaxEncodedHeader;
 constexpr int kProgressBatch = 64;
 // Sends of a closed endpoint completed within 25 ms in all measurements.
 constexpr auto kDrainTime = std::chrono::milliseconds(200);
