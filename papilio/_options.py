@@ -173,20 +173,29 @@ def log_level() -> str:
     return level
 
 
+def nearest_known(variable: str) -> str | None:
+    """The known name nearest to an unknown PAPILIO_* variable; None for a known one."""
+    known = {_PREFIX + name.upper() for name in _DEFAULTS} | _OTHER_VARIABLES
+    if variable in known:
+        return None
+    return difflib.get_close_matches(variable, known, n=1, cutoff=0.0)[0]
+
+
 _warned: set[str] = set()
 
 
 def warn_unknown_variables() -> None:
     """Names every PAPILIO_* variable that means nothing, once, with the nearest known name."""
-    known = {_PREFIX + name.upper() for name in _DEFAULTS} | _OTHER_VARIABLES
     for variable in sorted(os.environ):
-        if not variable.startswith(_PREFIX) or variable in known or variable in _warned:
+        if not variable.startswith(_PREFIX) or variable in _warned:
+            continue
+        near = nearest_known(variable)
+        if near is None:
             continue
         _warned.add(variable)
-        near = difflib.get_close_matches(variable, known, n=1, cutoff=0.0)
         print(
             f"papilio: environment variable {variable} is unknown and ignored"
-            f"; did you mean {near[0]}?",
+            f"; did you mean {near}?",
             file=sys.stderr,
         )
 

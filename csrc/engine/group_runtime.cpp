@@ -7,27 +7,11 @@
 #include <random>
 
 #include "core/crc32c.hpp"
+#include "engine/deadlines.hpp"
 
 namespace papilio::engine {
 
 namespace {
-
-// The deadlines that follow from patience and timeout, for the reader of a log.
-std::string ladder(const fault::GroupOptions& options) {
-  using Policy = fault::ArrivalPolicy;
-  const auto seconds = [](Duration value) {
-    std::array<char, 32> text{};
-    std::snprintf(text.data(), text.size(), "%g s", toSeconds(value));
-    return std::string(text.data());
-  };
-  const Policy policy(options.patience);
-  return "deadlines: a contribution " + seconds(std::min(Policy::kFloor, options.patience)) +
-         " to " + seconds(options.patience) +
-         " after the median member's, adapting (the first one " + seconds(policy.firstBudget()) +
-         "), a result " + seconds(fault::Contribution::kResultMargin) + " later, each fetch " +
-         seconds(fault::Contribution::kFetchBudget) + ", a strict collective " +
-         seconds(options.timeout);
-}
 
 fault::MachineConfig machineConfig(const GroupConfig& config, Incarnation incarnation) {
   fault::MachineConfig out;
@@ -53,7 +37,8 @@ GroupRuntime::GroupRuntime(GroupHost& host, GroupConfig config, std::vector<Peer
       outboxes_(config_.size, Outbox(kCreditsPerShard)),
       block_bytes_(maxChunkBytes(config_.size)) {
   joined_.insert(config_.rank);
-  if (config_.rank == Rank{0}) host_.log(LogLevel::info, prefix(Seq{}) + ladder(config_.options));
+  if (config_.rank == Rank{0})
+    host_.log(LogLevel::info, prefix(Seq{}) + describeDeadlines(config_.options));
 }
 
 std::optional<Rank> GroupRuntime::rankOf(PeerId peer) const {

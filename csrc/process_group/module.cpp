@@ -7,6 +7,7 @@
 #include <pybind11/functional.h>
 #include <pybind11/stl.h>
 
+#include "engine/deadlines.hpp"
 #include "process_group/backend.hpp"
 #include "process_group/to_python.hpp"
 
@@ -202,6 +203,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     const auto report = ours->report();
     return report ? py::object(toDict(*report)) : py::object(py::none());
   });
+  m.def("deadlines",
+        [](const Settings& settings) { return engine::describeDeadlines(settings.group); });
   m.def("shutdown_all", &BackendPapilio::shutdownAll, py::call_guard<py::gil_scoped_release>());
   m.def("set_mode_override", [](int value) {
     const int before = static_cast<int>(modeOverride());

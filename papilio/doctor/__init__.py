@@ -1,0 +1,1 @@
+"""``python -m papilio.doctor``: what this machine offers papilio, and what is wrong with it."""

@@ -1,0 +1,82 @@
+"""``python -m papilio.doctor``: finds what is wrong, and says nothing is when nothing is."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+from cluster import REPOSITORY, Cluster
+
+from papilio.doctor import facts, trial
+
+
+def doctor(*arguments, limit_files=None, **environment):
+    def lower():
+        if limit_files:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit_files, limit_files))
+
+    return subprocess.run(
+        [sys.executable, "-m", "papilio.doctor", *arguments],
+        env=os.environ | {"PYTHONPATH": REPOSITORY} | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        preexec_fn=lower,
+    )
+
+
+def test_a_healthy_machine_and_its_lanes():
+    done = doctor("--json")
+    lines = json.loads(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not [line for line in lines if line["problem"]]
+    topics = {line["topic"] for line in lines}
+    assert {"versions", "host", "deadlines", "limits", "interfaces", "devices"} <= topics
+    trials = [line["text"] for line in lines if line["topic"] == "trial"]
+    assert "lane shm" in trials[0] and "lane ucx" in trials[1], trials
+    assert any("127.0.0.1" in line["text"] for line in lines if line["topic"] == "interfaces")
+
+
+def test_what_is_wrong_is_named_with_what_to_do():
+    done = doctor(
+        "--no-trial",
+        limit_files=120,
+        PAPILIO_PATIENC="3",
+        PAPILIO_INTERFACE="nosuch9",
+        PAPILIO_SECRET="do not show",
+    )
+    assert done.returncode == 1
+    flat = " ".join(done.stdout.split())
+    assert "!! PAPILIO_PATIENC means nothing; did you mean PAPILIO_PATIENCE?" in flat
+    assert "!! PAPILIO_INTERFACE='nosuch9' is no interface or address here; name one of" in flat
+    assert "enough for 12 ranks; ulimit -n 65536" in flat
+    assert "3 problems" in flat and "do not show" not in done.stdout + done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 120
+
+    bad = doctor("--no-trial", PAPILIO_PATIENCE="minus one")
+    assert bad.returncode == 1 and "PAPILIO_PATIENCE='minus one' is not allowed" in bad.stdout
+    assert "between 0.05 and 3600" in " ".join(bad.stdout.split())
+    lost = doctor("--no-trial", MASTER_ADDR="no.such.host.invalid")
+    assert lost.returncode == 1 and "no.such.host.invalid" in lost.stdout
+
+
+def test_a_lane_that_does_not_work_is_said(monkeypatch):
+    monkeypatch.setenv("PAPILIO_PATIENCE", "-1")  # every rank ends with an error
+    found, wrong = trial.run("shm")
+    assert found == {} and "PAPILIO_PATIENCE" in wrong
+
+
+@pytest.mark.usefixtures("lane")
+def test_descriptors_are_as_many_as_it_says():
+    used = {}
+    for n in (2, 4):
+        with Cluster(n, init=False) as ranks:
+            before = [len(rank.call("footprint")["fds"]) for rank in ranks]
+            ranks.start()
+            ranks.run("dist.all_reduce(torch.ones(1 << 20))")
+            after = [len(rank.call("footprint")["fds"]) for rank in ranks]
+            used[n] = max(b - a for a, b in zip(before, after, strict=True))
+    assert used[4] - used[2] == 2 * facts.DESCRIPTORS_PER_PEER
+    assert used[2] <= facts.DESCRIPTORS + facts.DESCRIPTORS_PER_PEER
