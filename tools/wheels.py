@@ -56,12 +56,14 @@ def build(torch: str) -> pathlib.Path:
 
 
 def check_content(wheel: pathlib.Path) -> None:
-    """Our extension alone: a second copy of torch or UCX in a process breaks both."""
+    """Our extension alone: a second copy of torch or UCX in a process breaks both. Every module."""
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     libraries = [name for name in names if ".so" in name]
-    if libraries != ["papilio/_C.so"] or "papilio_entry.py" not in names:
-        sys.exit(f"wheels: {wheel.name} has {names}")
+    modules = {str(p.relative_to(ROOT)) for p in (ROOT / "papilio").rglob("*.py")}
+    missing = (modules | {"papilio_entry.py"}) - set(names)
+    if libraries != ["papilio/_C.so"] or missing:
+        sys.exit(f"wheels: {wheel.name} has {names}, lacks {sorted(missing)}")
 
 
 def use(torch: str, wheel: pathlib.Path) -> pathlib.Path:
