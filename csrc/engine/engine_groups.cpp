@@ -164,6 +164,7 @@ std::vector<PeerInfo> EngineCore::peersOf(const GroupRuntime& group) const {
     if (Rank{r} == group.config().rank) {
       info.incarnation = incarnation_;
       info.lane = "self";
+      info.lag = members.at(Rank{r}).lag;
       out.push_back(std::move(info));
       continue;
     }

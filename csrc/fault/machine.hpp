@@ -187,6 +187,7 @@ class Machine {
   bool inWindow(Rank from, Seq seq);
   bool givenUp(Rank from, Seq seq);
   Reduction& variant(Time now, Seq seq, Round& round, SchemaHash schema, const RoundShape& shape);
+  void noteLateness(Time now, Rank from, Seq seq, Reduction& reduction);
   void lateContribution(Time now, Rank from, const DataHeader& header);
   void sendLate(Rank to, const DataHeader& header);
   void pumpChanged(Time now);

@@ -102,6 +102,7 @@ Admission Machine::judgeContribution(Time now, Rank from, const DataHeader& head
   }
   if (!members_.counts(from)) {
     ++counters_.dropped_blacklisted;
+    noteLateness(now, from, header.seq, reduction);
     if (reduction.result(header.chunk) != nullptr) {
       sendLate(from, header);
     } else if (round.finished && !reduction.collecting(header.chunk)) {
@@ -121,6 +122,7 @@ Admission Machine::judgeContribution(Time now, Rank from, const DataHeader& head
     case Reduction::Admit::duplicate: ++counters_.dropped_duplicate; return Admission::drop;
     case Reduction::Admit::late: break;
   }
+  noteLateness(now, from, header.seq, reduction);
   lateContribution(now, from, header);
   if (reduction.result(header.chunk) != nullptr) {
     sendLate(from, header);
@@ -128,6 +130,10 @@ Admission Machine::judgeContribution(Time now, Rank from, const DataHeader& head
     reduction.showed(now, from);  // being reduced right now: it gets the result with the others
   }
   return Admission::drop;
+}
+
+void Machine::noteLateness(Time now, Rank from, Seq seq, Reduction& reduction) {
+  if (const auto lag = reduction.lateBy(now, from)) members_.recordLateness(from, seq, *lag);
 }
 
 // The chunk is closed. A rank that is nearly current is simply waited for again; one that is far

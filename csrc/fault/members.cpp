@@ -1,6 +1,7 @@
 #include "fault/members.hpp"
 
 #include <algorithm>
+#include <utility>
 
 namespace papilio::fault {
 
@@ -213,9 +214,24 @@ void Members::startCatchUp(Time now, Rank rank, Duration patience) {
   member.catch_up_spent = true;
 }
 
-void Members::recordLag(Rank rank, Duration lag) {
+void Members::recordLateness(Rank rank, Seq seq, Duration lag) {
   Member& member = at(rank);
-  member.lag += (toSeconds(std::max(lag, Duration::zero())) - member.lag) / 8;
+  const Seq before = std::exchange(member.late_in, seq);
+  const Duration lag_before = std::exchange(member.late_by, lag);
+  const bool further = before.value != 0 && seq > before;
+  learnLag(member, further
+                       ? (lag - lag_before) / static_cast<std::int64_t>(seq.value - before.value)
+                       : lag);
+}
+
+void Members::recordLag(Rank rank, Duration lag) {
+  at(rank).late_in = Seq{};
+  learnLag(at(rank), lag);
+}
+
+void Members::learnLag(Member& member, Duration lag) {
+  member.lag_samples = std::min(member.lag_samples + 1, 8U);  // the mean of the first ones
+  member.lag += (toSeconds(std::max(lag, Duration::zero())) - member.lag) / member.lag_samples;
 }
 
 }  // namespace papilio::fault

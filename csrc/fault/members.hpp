@@ -44,7 +44,10 @@ struct Member {
   std::uint64_t judged_rounds = 0;
   std::uint32_t timely_streak = 0;
   std::vector<std::uint64_t> strikes;  // judged_rounds at each strike, last few
-  double lag = 0;                      // seconds behind the median, moving average
+  double lag = 0;                      // seconds behind the median, moving average …
+  std::uint32_t lag_samples = 0;       // … of up to this many
+  Seq late_in;                         // round of its newest contribution that was too late …
+  Duration late_by{};                  // … and by how much
 };
 
 class Members {
@@ -97,12 +100,17 @@ class Members {
   ContributorSet rootsOf(Time now, const ContributorSet& ranks, Seq seq) const;
   // A late rank shows life, far behind: one patience for it per incident.
   void startCatchUp(Time now, Rank rank, Duration patience);
+  // How far behind the median it contributed to a round that waited for it.
   void recordLag(Rank rank, Duration lag);
+  // The same for one that was not waited for. It falls behind further with every round; what it
+  // lacks per round is what counts.
+  void recordLateness(Rank rank, Seq seq, Duration lag);
 
  private:
-  static constexpr std::uint64_t kStrikeWindow = 10;       // judged rounds
-  static constexpr std::uint32_t kCleanStreak = 10;        // timely rounds that forget an incident
-  static constexpr Duration kFreshWord = 500ms;            // five times the period of PROGRESS
+  static constexpr std::uint64_t kStrikeWindow = 10;  // judged rounds
+  static constexpr std::uint32_t kCleanStreak = 10;   // timely rounds that forget an incident
+  static constexpr Duration kFreshWord = 500ms;       // five times the period of PROGRESS
+  static void learnLag(Member& member, Duration lag);
   bool saysItWaits(Time now, const Member& member) const;  // and has said so a moment ago
   bool waits(Time now, Rank rank, Seq seq) const;
   // It said that it waits in a round after this one, so it is through with this one.

@@ -296,6 +296,12 @@ std::optional<Duration> Reduction::lagOf(Rank rank) const {
   return first_seen_[rank.value] - median_;
 }
 
+std::optional<Duration> Reduction::lateBy(Time now, Rank rank) {
+  if (median_ == kNever || shown_.contains(rank) || noted_late_.contains(rank)) return std::nullopt;
+  noted_late_.insert(rank);
+  return now - median_;
+}
+
 const Reduction::Result* Reduction::result(ChunkIndex chunk) const {
   const auto it = duties_.find(chunk.value);
   if (it == duties_.end() || it->second.phase != Phase::closed) return nullptr;

@@ -91,6 +91,8 @@ class Reduction {
   // Lag of `rank` behind the median arrival, if both are known.
   std::optional<Duration> lagOf(Rank rank) const;
   const ContributorSet& shown() const { return shown_; }
+  // The same for one whose first contribution comes too late to count; once per rank.
+  std::optional<Duration> lateBy(Time now, Rank rank);
 
   struct Result {
     ContributorSet contributors;
@@ -150,8 +152,9 @@ class Reduction {
   std::map<std::uint32_t, Duty> duties_;
   // SETTLED that came before the chunk was on duty here.
   std::vector<std::pair<Rank, ChunkRange>> settled_early_;
-  ContributorSet shown_;       // took part in any way
-  ContributorSet absent_;      // missed its deadline in this round, or has another schema
+  ContributorSet shown_;   // took part in any way
+  ContributorSet absent_;  // missed its deadline in this round, or has another schema
+  ContributorSet noted_late_;
   ContributorSet mismatched_;  // has another schema
   std::vector<Time> first_seen_;
   std::vector<Time> last_seen_;

@@ -78,6 +78,28 @@ TEST_F(MembersTest, AWrongModelIsGoneButSlownessIsNot) {
   EXPECT_EQ(members_.blameFor(Rank{1}), Reason::schema);
 }
 
+TEST_F(MembersTest, TheLagIsTheMeanOfTheLastFew) {
+  members_.recordLag(Rank{1}, 40ms);
+  EXPECT_DOUBLE_EQ(members_.at(Rank{1}).lag, 0.040);  // known from the first round on
+  members_.recordLag(Rank{1}, 60ms);
+  EXPECT_DOUBLE_EQ(members_.at(Rank{1}).lag, 0.050);
+  for (int i = 0; i < 60; ++i) members_.recordLag(Rank{1}, 10ms);
+  EXPECT_NEAR(members_.at(Rank{1}).lag, 0.010, 1e-4);
+  members_.recordLag(Rank{2}, -5ms);  // ahead of the median
+  EXPECT_EQ(members_.at(Rank{2}).lag, 0);
+}
+
+// Each round takes rank 1 300 ms longer than the others, who do not wait for it.
+TEST_F(MembersTest, FallingBehindIsNotAGrowingLag) {
+  members_.recordLateness(Rank{1}, Seq{5}, 300ms);
+  members_.recordLateness(Rank{1}, Seq{6}, 600ms);
+  members_.recordLateness(Rank{1}, Seq{9}, 1500ms);
+  EXPECT_DOUBLE_EQ(members_.at(Rank{1}).lag, 0.300);
+  members_.recordLag(Rank{1}, 300ms);  // waited for again: behind by what that round took alone
+  members_.recordLateness(Rank{1}, Seq{20}, 300ms);
+  EXPECT_DOUBLE_EQ(members_.at(Rank{1}).lag, 0.300);
+}
+
 TEST_F(MembersTest, ThreeStrikesInTenRounds) {
   EXPECT_FALSE(members_.missed(Rank{1}, true));
   EXPECT_FALSE(members_.expected().contains(Rank{1}));
