@@ -4,9 +4,9 @@ import os
 import sys
 import time
 
-from papilio.bench import cli, environment, output, report
+from papilio.bench import cli, environment, fault_report, output, report
 
-OK, WRONG, USAGE, HANG, GATE, INTERRUPTED = 0, 1, 2, 3, 4, 130
+OK, WRONG, USAGE, HANG, GATE, UNFIRED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
 
 def _judge(options, bench) -> tuple[int, str]:
@@ -14,6 +14,8 @@ def _judge(options, bench) -> tuple[int, str]:
     wrong = sum(row["wrong"] for row in bench.results)
     if wrong:
         return WRONG, f"WRONG RESULTS: {wrong} elements"
+    if options.planned:
+        return _judge_faults(options, bench)
     slower = [
         item
         for item in bench.comparisons
@@ -28,6 +30,20 @@ def _judge(options, bench) -> tuple[int, str]:
         return GATE, f"GATE: {found:.3f} times {item['other']}, allowed {options.gate:g}"
     if not any(row["verified"] for row in bench.results) and options.collective != "barrier":
         return OK, "ok (nothing verified)"
+    return OK, "ok"
+
+
+def _judge_faults(options, bench) -> tuple[int, str]:
+    """Of a run with faults and without wrong elements."""
+    for row in bench.results:
+        silent = [fault["spec"] for fault in row["faulted"]["faults"] if not fault["fired"]]
+        if silent:
+            return UNFIRED, f"NOT FIRED: {', '.join(silent)} with {row['backend']}"
+    for row in bench.results:
+        found = row["faulted"]
+        if row["backend"] == options.backends[0] and found["failed"]:
+            what = f"{found['failed']} calls of {row['size']} bytes failed"
+            return HANG, f"DID NOT FINISH: {row['backend']}, {what}"
     return OK, "ok"
 
 
@@ -73,6 +89,7 @@ def _write(options, content: dict) -> None:
 
 
 def run(options) -> int:
+    from papilio.bench.faulted import FaultBench
     from papilio.bench.supervise import Bench
 
     started = time.monotonic()
@@ -80,10 +97,12 @@ def run(options) -> int:
     # Documents that go to stdout keep it for themselves.
     stream = sys.stderr if "-" in (options.json, options.csv) else sys.stdout
     text = report.Text(options, facts, stream)
-    bench = Bench(options, report.Progress())
+    bench = (FaultBench if options.planned else Bench)(options, report.Progress())
     text.header()
     status, verdict = _measure(options, bench, text)
     text.comparison(bench.comparisons)
+    if options.planned:
+        fault_report.write(text, bench.results)
     seconds = time.monotonic() - started
     colour = stream.isatty() and "NO_COLOR" not in os.environ
     text.footer(bench, seconds, verdict, colour)

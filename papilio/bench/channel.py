@@ -23,6 +23,10 @@ class Channel:
         except OSError as error:
             raise Closed(str(error)) from None
 
+    def pending(self) -> bool:
+        """Is a whole message here already?"""
+        return b"\n" in self._buffer
+
     def receive(self, deadline: float | None = None) -> dict:
         """The next message; TimeoutError once ``time.monotonic()`` passes ``deadline``."""
         while b"\n" not in self._buffer:

@@ -4,7 +4,7 @@ import os
 import random
 
 from papilio.bench import patterns
-from papilio.bench.flags import UsageError, build_parser
+from papilio.bench.flags import MOST_CALLS, UsageError, build_parser
 
 _TYPE_NAMES = {
     "float32": "float",
@@ -75,6 +75,41 @@ def _cpus(text: str | None) -> list:
     return cpus
 
 
+def _mode(options) -> str:
+    options.planned = [*options.faults, *options.stragglers]
+    if options.mode is None:
+        return "streaming" if options.planned else "isolated"
+    if options.planned and options.mode == "isolated":
+        raise UsageError(
+            "--mode isolated brings the ranks together before each call, which hides "
+            "faults; leave it out with --fault and --straggler"
+        )
+    return _one_of("--mode", options.mode, ("isolated", "streaming"))
+
+
+def _check_faults(options) -> None:
+    if not options.planned:
+        if options.call_timeout is not None:
+            raise UsageError("--call-timeout is for runs with --fault or --straggler")
+        return
+    hit = {item.rank for item in options.planned}
+    for item in options.planned:
+        if item.rank >= options.ranks:
+            raise UsageError(f"{item.spec!r}: there is no rank {item.rank} of {options.ranks}")
+    if len(hit) == options.ranks:
+        raise UsageError("nothing is left to measure: something is planned for every rank")
+    for fault in options.faults:
+        if options.iters is not None and fault.call >= options.iters:
+            raise UsageError(f"{fault.spec!r} is after the last of -n {options.iters} calls")
+        if options.iters is None and fault.call >= MOST_CALLS:
+            raise UsageError(f"{fault.spec!r}: without -n there are at most {MOST_CALLS} calls")
+    for flag, value in (("--gate", options.gate), ("-K", options.skip or None)):
+        if value is not None:
+            raise UsageError(f"{flag} has no meaning with --fault or --straggler")
+    if options.call_timeout is None:
+        options.call_timeout = options.timeout / 4
+
+
 def _library_options(options) -> dict:
     """papilio.Options fields that were given, checked by papilio itself."""
     given = {
@@ -109,7 +144,7 @@ def parse(arguments):
         "-d", _TYPE_NAMES.get(options.datatype, options.datatype), tuple(patterns.BITS)
     )
     _one_of("-o", options.op, _OPS)
-    _one_of("--mode", options.mode, ("isolated", "streaming"))
+    options.mode = _mode(options)
     _one_of("--expect", options.expect, ("full", "degraded"))
     _one_of("--device", options.device, ("cpu",))
     if options.op == "avg" and options.datatype.lstrip("u").startswith("int"):
@@ -120,6 +155,7 @@ def parse(arguments):
         raise UsageError(f"-K {options.skip} leaves nothing of -n {options.iters}")
     if options.skip >= 31 and options.iters is None:
         raise UsageError("-K with the automatic number of calls must be below 31; give -n")
+    _check_faults(options)
     options.backends = _backends(options)
     if options.gate is not None and len(options.backends) < 2:
         raise UsageError("--gate compares two backends; give --interleave")

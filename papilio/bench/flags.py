@@ -3,6 +3,7 @@
 import argparse
 
 from papilio.bench import patterns
+from papilio.bench.injection import Fault, Straggler
 
 # Letters of nccl-tests that mean something there and nothing here (yet).
 _FOREIGN = {
@@ -21,20 +22,19 @@ _FOREIGN = {
     "V": "CTA policy",
     "x": "CTA policy",
 }
-# Words of the design that a later version brings.
-_LATER = {
-    "--straggler": "stragglers",
-    "--fault": "fault injection",
-}
+MOST_CALLS = 10_000  # of -n auto
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 _EPILOG = """\
 exit status: 0 ok; 1 wrong results; 2 usage, or a collective that a backend does not have;
-3 hang, dead rank or failed collective; 4 slower than --gate allows; 130 interrupted.
+3 hang, dead rank or failed collective; 4 slower than --gate allows; 5 a fault did not happen;
+130 interrupted. With faults, 3 is for the first backend alone; failures of the others are shown.
 
 One sample is one call, from the common start time to its end on the slowest rank (-a 3). In
 --mode isolated the ranks meet before every call, outside the timed window; that hides what a
 straggler carries over to the next call, so claims about training want --mode streaming.
+With --fault or --straggler the calls stream (--mode streaming), one backend after the other in
+fresh processes; one sample is a call on the slowest rank that nothing was planned for.
 A barrier costs about a millisecond of wall time per call. -n auto: 2 s of calls per backend and
 size, at least 31 and at most 10000. GB = 1e9 bytes; sizes are powers of two.
 
@@ -78,6 +78,16 @@ def _count(low: int, high: int):
     return _number(int, low, high, "a whole number")
 
 
+def _spec(parse):
+    def convert(text: str):
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return convert
+
+
 def _context(text: str):
     key, separator, value = text.partition("=")
     if not separator or not key:
@@ -92,10 +102,8 @@ class _Parser(argparse.ArgumentParser):
 
 class _Foreign(argparse.Action):
     def __call__(self, parser, namespace, values, option_string=None):
-        why = _FOREIGN.get(option_string.lstrip("-"))
-        if why:
-            parser.error(f"{option_string} of nccl-tests is not supported ({why})")
-        parser.error(f"{option_string}: this version does not have {_LATER[option_string]} yet")
+        why = _FOREIGN[option_string.lstrip("-")]
+        parser.error(f"{option_string} of nccl-tests is not supported ({why})")
 
 
 def _add_subject(parser) -> None:
@@ -211,7 +219,7 @@ def _add_method(parser) -> None:
         metavar="S",
         help="a size that takes longer is a hang (120)",
     )
-    add("--mode", default="isolated", metavar="MODE", help="isolated or streaming (isolated)")
+    add("--mode", metavar="MODE", help="isolated or streaming (isolated; with faults streaming)")
     add(
         "--expect",
         default="full",
@@ -238,6 +246,38 @@ def _add_method(parser) -> None:
         type=_number(float, 0.01, 100, "a ratio"),
         metavar="R",
         help="exit 4 if p50 of the first backend > R * p50 of the second at the last size",
+    )
+
+
+def _add_faults(parser) -> None:
+    add = parser.add_argument_group(
+        "what goes wrong (each backend in processes of its own)"
+    ).add_argument
+    add(
+        "--fault",
+        dest="faults",
+        action="append",
+        default=[],
+        type=_spec(Fault.parse),
+        metavar="KIND@RANK:CALL[+T][:FOR]",
+        help="crash, exit, freeze or hang, before that timed call or T after it was entered, for "
+        "ever or FOR; e.g. freeze@3:50+2ms:1s; repeatable",
+    )
+    add(
+        "--straggler",
+        dest="stragglers",
+        action="append",
+        default=[],
+        type=_spec(Straggler.parse),
+        metavar="rank=R:delay=T[:p=P][:dist=D]",
+        help="rank R computes T longer before each call, or before a share P of them; D is fixed, "
+        "exp, lognormal or pareto (T is the mean); repeatable",
+    )
+    add(
+        "--call-timeout",
+        type=_number(float, 0.1, 86400, "seconds"),
+        metavar="S",
+        help="timeout of the group in runs with faults (a quarter of -T)",
     )
 
 
@@ -274,10 +314,8 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    for add_group in (_add_subject, _add_method, _add_output, _add_library):
+    for add_group in (_add_subject, _add_method, _add_faults, _add_output, _add_library):
         add_group(parser)
     for letter in _FOREIGN:
         parser.add_argument("-" + letter, nargs="?", action=_Foreign, help=argparse.SUPPRESS)
-    for word in _LATER:
-        parser.add_argument(word, nargs="?", action=_Foreign, help=argparse.SUPPRESS)
     return parser

@@ -24,8 +24,12 @@ def document(options, facts: dict, bench, verdict: str, status: int, seconds: fl
             del row["samples_us"]
         results.append(row)
     arguments = {
-        key: value for key, value in vars(options).items() if key not in ("sizes", "quiet")
+        key: value
+        for key, value in vars(options).items()
+        if key not in ("sizes", "quiet", "planned")
     }
+    for key in ("faults", "stragglers"):
+        arguments[key] = [item.spec for item in arguments[key]]
     return {
         "schema_version": SCHEMA_VERSION,
         **facts,

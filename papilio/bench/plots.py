@@ -11,9 +11,9 @@ import sys
 from papilio.bench import output, report
 
 # Okabe and Ito's palette: distinguishable with any colour vision, and in grey by marker.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_MARKERS = ("o", "s", "^", "D", "v", "P")
-_GREY = "#666666"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+GREY = "#666666"
 
 
 class Missing(Exception):
@@ -76,6 +76,9 @@ def _caption(content: dict) -> str:
     combined = {"max": "slowest rank", "min": "fastest rank", "avg": "mean over ranks"}.get(
         content["config"]["combine"], "rank 0"
     )
+    planned = bool(content["args"]["faults"] or content["args"]["stragglers"])
+    if planned:
+        combined += " that nothing was planned for"
     return (
         f"{what} of {row['type']}, {config['ranks']} ranks on one host ({host['cpus']} CPUs, "
         f"{host['cpu']}): loopback and shared memory, no network\n"
@@ -98,9 +101,9 @@ def _sizes(content: dict) -> list:
     return sorted({row["size"] for row in content["results"] if row["size"] > 0})
 
 
-def _finish(figure, content: dict, title: str) -> None:
+def finish(figure, content: dict, title: str) -> None:
     figure.suptitle(title, x=0.02, ha="left", fontsize=13, fontweight="bold")
-    figure.text(0.02, 0.012, _caption(content), fontsize=7.5, color=_GREY, va="bottom")
+    figure.text(0.02, 0.012, _caption(content), fontsize=7.5, color=GREY, va="bottom")
     figure.tight_layout(rect=(0, 0.08, 1, 1))
 
 
@@ -114,7 +117,7 @@ def _bandwidth(pyplot, content: dict):
         if not series:
             continue
         sizes, middle, low, high = zip(*series, strict=True)
-        colour, marker = _COLOURS[number % 6], _MARKERS[number % 6]
+        colour, marker = COLOURS[number % 6], MARKERS[number % 6]
         for axis in axes:
             axis.fill_between(sizes, low, high, color=colour, alpha=0.18, linewidth=0)
             axis.plot(sizes, middle, color=colour, marker=marker, markersize=5, label=backend)
@@ -122,10 +125,10 @@ def _bandwidth(pyplot, content: dict):
         axis.set_yscale(scale)
         _size_axis(axis, _sizes(content))
         axis.set_ylabel("bus bandwidth, GB/s (1e9)")
-        axis.set_title(f"{scale} scale", fontsize=10, color=_GREY, loc="left")
+        axis.set_title(f"{scale} scale", fontsize=10, color=GREY, loc="left")
     axes[0].set_ylim(bottom=0)
     axes[0].legend(title="p50, band p25 to p75", loc="upper left", alignment="left")
-    _finish(figure, content, "Bus bandwidth by message size")
+    finish(figure, content, "Bus bandwidth by message size")
     return figure, ("backend", "size", "busbw_p50", "busbw_p25", "busbw_p75"), table
 
 
@@ -133,7 +136,7 @@ def _latency(pyplot, content: dict):
     figure, axis = pyplot.subplots(figsize=(8, 5.4))
     table = []
     for number, backend in enumerate(content["config"]["backends"]):
-        colour, marker = _COLOURS[number % 6], _MARKERS[number % 6]
+        colour, marker = COLOURS[number % 6], MARKERS[number % 6]
         for key, style, face in (("p50", "-", colour), ("p99", "--", "white")):
             series = _series(content, backend, key)
             table += [(backend, key, *point) for point in series]
@@ -153,7 +156,7 @@ def _latency(pyplot, content: dict):
     _size_axis(axis, _sizes(content))
     axis.set_ylabel("time of a call, µs")
     axis.legend(title="p99 where there are 100 calls", loc="upper left", alignment="left")
-    _finish(figure, content, "Latency by message size")
+    finish(figure, content, "Latency by message size")
     return figure, ("backend", "percentile", "size", "us"), table
 
 
@@ -165,7 +168,7 @@ def _ratio(pyplot, content: dict):
     width = 0.8 / len(pairs)
     table = []
     for number, (first, other) in enumerate(pairs):
-        colour = _COLOURS[(number + 2) % 6]
+        colour = COLOURS[(number + 2) % 6]
         for item in content["comparisons"]:
             if (item["backend"], item["other"]) != (first, other) or item["size"] not in sizes:
                 continue
@@ -195,7 +198,7 @@ def _ratio(pyplot, content: dict):
             _bar_label(axis, x, item)
     _ratio_axis(axis, sizes, pairs)
     others = ", ".join(other for _, other in pairs)
-    _finish(figure, content, f"Time of {pairs[0][0]} relative to {others}")
+    finish(figure, content, f"Time of {pairs[0][0]} relative to {others}")
     return figure, (*_RATIO_KEYS, "verdict"), table
 
 
@@ -231,7 +234,7 @@ def _ratio_axis(axis, sizes: list, pairs: list) -> None:
     axis.set_xlabel("message size")
     axis.set_ylabel("faster ←    ratio of p50 times    → slower")
     axis.set_title(
-        "lines: 95 % interval; hatched: no clear difference", fontsize=10, color=_GREY, loc="left"
+        "lines: 95 % interval; hatched: no clear difference", fontsize=10, color=GREY, loc="left"
     )
     if len(pairs) > 1:
         axis.legend(loc="lower right")
@@ -240,6 +243,10 @@ def _ratio_axis(axis, sizes: list, pairs: list) -> None:
 def draw(content: dict, folder: str) -> list:
     """Draws what the document has data for; returns the names of the files in ``folder``."""
     wanted = {}
+    if content["results"] and "faulted" in content["results"][0]:
+        from papilio.bench import fault_plots
+
+        wanted |= {"timeline": fault_plots.timeline, "tail": fault_plots.tail}
     if len({row["size"] for row in content["results"] if row["size"] > 0}) >= 2:
         wanted |= {"busbw": _bandwidth, "latency": _latency}
     if any(item["size"] > 0 for item in content["comparisons"]):

@@ -42,9 +42,15 @@ def combine(per_rank, how: str) -> np.ndarray:
     }[how]()
 
 
+_KEYS = ("avg", "min", "p25", "p50", "p75", "p90", "p95", "p99", "p999", "max", "cv_percent")
+_KEYS += tuple(band + at for band in ("algbw", "busbw") for at in ("", "_p25", "_p50", "_p75"))
+
+
 def summarise(samples_us, size: int, collective: str, ranks: int) -> dict:
     """avg, percentiles, cv and bandwidths of one row; None where not defined."""
     ordered = np.sort(np.asarray(samples_us, dtype=float))
+    if len(ordered) == 0:  # every call failed
+        return {"samples": 0} | dict.fromkeys(_KEYS)
     out = {"samples": len(ordered), "avg": float(ordered.mean()), "min": float(ordered[0])}
     for key, percent in (("p25", 25), ("p50", 50), ("p75", 75), ("p90", 90), ("p95", 95)):
         out[key] = nearest_rank(ordered, percent)

@@ -16,11 +16,11 @@ import numpy as np
 
 from papilio.bench import cases, stats, worker
 from papilio.bench.channel import Channel, Closed
-from papilio.bench.flags import UsageError
+from papilio.bench.flags import MOST_CALLS, UsageError
 
 _LEAD = 200e-6  # seconds between the release of the barrier and the common start time
 _TARGET = 2.0  # seconds of calls per backend and size, -n auto
-_FEWEST, _MOST = 31, 10_000
+_FEWEST = 31
 _INIT_LIMIT = 120.0  # seconds to import torch and make the groups
 _UNSUPPORTED = (
     "does not support",
@@ -89,8 +89,9 @@ class Ranks:
             rank.process.join()
             rank.channel.socket.close()
         self.selector.close()
+        del self.store  # and its thread: more ranks may be forked
 
-    def _send(self, message: dict) -> None:
+    def send(self, message: dict) -> None:
         for rank in self.ranks:
             try:
                 rank.channel.send(message)
@@ -103,7 +104,7 @@ class Ranks:
         how = f"signal {-status}" if status is not None and status < 0 else f"status {status}"
         raise DidNotFinish(f"rank {rank.number} (pid {rank.process.pid}) ended with {how} {where}")
 
-    def _gather(self, deadline: float, where: str) -> list:
+    def gather(self, deadline: float, where: str) -> list:
         """One message of every rank."""
         answers: dict = {}
         while len(answers) < len(self.ranks):
@@ -136,15 +137,15 @@ class Ranks:
 
     def command(self, name: str, deadline: float, where: str, **arguments) -> list:
         """Runs a command on all ranks and answers their barriers until all are done."""
-        self._send({"command": name} | arguments)
+        self.send({"command": name} | arguments)
         while True:
-            answers = self._gather(deadline, where)
+            answers = self.gather(deadline, where)
             waiting = ["barrier" in answer for answer in answers]
             if not any(waiting):
                 return answers
             if not all(waiting):
                 raise DidNotFinish(f"the ranks are out of step {where}")
-            self._send({"at": time.monotonic() + _LEAD})
+            self.send({"at": time.monotonic() + _LEAD})
 
 
 class Bench:
@@ -165,28 +166,33 @@ class Bench:
         """Calls ``on_size(rows)`` after each size and cycle."""
         options = self.options
         with Ranks(options) as ranks:
-            answers = ranks.command(
-                "init",
-                time.monotonic() + _INIT_LIMIT,
-                "while the groups were made",
-                backends=options.backends,
-                modules=options.modules,
-                options=options.library,
-                timeout=max(options.timeout, 30.0),
-                port=ranks.store.port,
-            )
-            self.init_seconds = {
-                name: max(a["seconds"][name] for a in answers) for name in options.backends
-            }
+            self.init(ranks, max(options.timeout, 30.0))
             for size in options.sizes:
                 self._size(ranks, size, on_size)
             ranks.command("end", time.monotonic() + 30, "while the groups were destroyed")
 
-    def _size(self, ranks: Ranks, nominal: int, on_size) -> None:
+    def init(self, ranks: Ranks, timeout: float) -> None:
+        """One group per backend, whose calls end after ``timeout`` seconds."""
+        options = self.options
+        answers = ranks.command(
+            "init",
+            time.monotonic() + _INIT_LIMIT,
+            "while the groups were made",
+            backends=options.backends,
+            modules=options.modules,
+            options=options.library,
+            timeout=timeout,
+            port=ranks.store.port,
+        )
+        self.init_seconds = {
+            name: max(a["seconds"][name] for a in answers) for name in options.backends
+        }
+
+    def prepare(self, ranks: Ranks, nominal: int, deadline: float) -> tuple[int, int, str]:
+        """Buffers of one size: elements, bytes, and where in the run this is."""
         options = self.options
         element = cases.DTYPES[options.datatype].itemsize
         count, size = cases.counts(options.collective, nominal, element, options.ranks)
-        deadline = time.monotonic() + options.timeout
         where = f"in {options.collective} of {size} bytes"
         self.progress(f"{options.collective} {size} bytes")
         ranks.command(
@@ -200,29 +206,26 @@ class Bench:
             root=options.root,
             unalign=options.unalign,
         )
+        return count, size, where
+
+    def _size(self, ranks: Ranks, nominal: int, on_size) -> None:
+        options = self.options
+        deadline = time.monotonic() + options.timeout
+        count, size, where = self.prepare(ranks, nominal, deadline)
         for cycle in range(options.run_cycles):
-            warm = self._calls(ranks, options.warmup_iters, 0, deadline, where)
-            iterations = options.iters or self._auto(warm)
+            warm = self.calls(ranks, options.warmup_iters, 0, deadline, where)
+            iterations = options.iters or auto_iterations(warm)
             self.progress(f"{options.collective} {size} bytes, {iterations} calls of each")
-            measured = self._calls(ranks, iterations, options.check, deadline, where)
+            measured = self.calls(ranks, iterations, options.check, deadline, where)
             rows = [
-                self._row(name, size, count, cycle, warm[name], measured[name])
+                self.row(name, size, count, cycle, warm[name], measured[name])
                 for name in options.backends
             ]
             self.results += rows
             self.comparisons += [stats.compare(rows[0], other, options.seed) for other in rows[1:]]
             on_size(rows)
 
-    def _auto(self, warm: dict) -> int:
-        """Calls per backend that take about _TARGET seconds, by the second half of the warm-up."""
-        typical = [
-            float(np.median(part["combined"][len(part["combined"]) // 2 :]))
-            for part in warm.values()
-        ]
-        wanted = _TARGET * 1e6 * len(typical) / max(sum(typical), 1.0)
-        return int(min(max(wanted, _FEWEST), _MOST))
-
-    def _calls(self, ranks, iterations: int, check: int, deadline, where) -> dict:
+    def calls(self, ranks, iterations: int, check: int, deadline, where) -> dict:
         """Every backend ``iterations`` times, in an order that is shuffled for every repetition."""
         options = self.options
         schedule: list = []
@@ -233,7 +236,7 @@ class Bench:
             deadline,
             where,
             schedule=schedule,
-            verify=_spread(schedule, options.backends, iterations, check),
+            verify=spread(schedule, options.backends, iterations, check),
             isolated=options.mode == "isolated",
             first=self._call,
             expect_full=options.expect == "full",
@@ -264,7 +267,7 @@ class Bench:
             "memory": [answer["memory"].get(name, {}) for answer in answers],
         }
 
-    def _row(self, name, size, count, cycle, warm: dict, part: dict) -> dict:
+    def row(self, name, size, count, cycle, warm: dict, part: dict) -> dict:
         options = self.options
         kept = part["combined"][options.skip :]
         row = {
@@ -292,7 +295,7 @@ class Bench:
         return row
 
 
-def _spread(schedule: list, backends: list, iterations: int, check: int) -> list:
+def spread(schedule: list, backends: list, iterations: int, check: int) -> list:
     """Positions of ``check`` calls per backend, evenly spread, the last one among them."""
     chosen: list = []
     check = min(check, iterations)
@@ -300,3 +303,12 @@ def _spread(schedule: list, backends: list, iterations: int, check: int) -> list
         positions = [i for i, other in enumerate(schedule) if other == name]
         chosen += [positions[-1 - (i * iterations) // check] for i in range(check)]
     return chosen
+
+
+def auto_iterations(warm: dict) -> int:
+    """Calls per backend that take about _TARGET seconds, by the second half of the warm-up."""
+    typical = [
+        float(np.median(part["combined"][len(part["combined"]) // 2 :])) for part in warm.values()
+    ]
+    wanted = _TARGET * 1e6 * len(typical) / max(sum(typical), 1.0)
+    return int(min(max(wanted, _FEWEST), MOST_CALLS))

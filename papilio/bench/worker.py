@@ -21,9 +21,11 @@ import torch.distributed as dist
 
 from papilio.bench.cases import Case
 from papilio.bench.channel import Channel, Closed
+from papilio.bench.injection import Fault, Injector, Straggler
 from papilio.bench.memory import Meter
 
 _PR_SET_PDEATHSIG = 1
+_HOPELESS = 3  # failed calls in a row after which a training job would have ended too
 
 
 def _rounds(backend: str, group) -> dict:
@@ -33,6 +35,40 @@ def _rounds(backend: str, group) -> dict:
     import papilio
 
     return {k: int(v) for k, v in papilio.stats(group).get("rounds", {}).items()}
+
+
+class Watch:
+    """What a backend that reports says of calls and peers; else every call that returns is ok."""
+
+    def __init__(self, backend: str):
+        self.reports = backend == "papilio"
+        self.noticed: list = []  # [monotonic seconds, kind, rank, detail]
+        if self.reports:
+            import papilio
+
+            papilio.on_event(self._event)
+
+    def _event(self, event) -> None:
+        if event.kind in ("peer_lost", "peer_slow", "blacklisted"):
+            when = time.monotonic() - (time.time() - event.when)
+            self.noticed.append([when, event.kind, event.rank, event.detail])
+
+    def report(self, group):
+        """Of the call that has just returned; None if the backend has none."""
+        if not self.reports:
+            return None
+        import papilio
+
+        return papilio.last_report(group)
+
+    @staticmethod
+    def outcome(report) -> tuple[str, float]:
+        """``ok`` or ``degraded``, and the share of the ranks in the result, mean over elements."""
+        if report is None:
+            return "ok", 1.0
+        included = sum((c.stop - c.start) * len(c.contributors) for c in report.chunks)
+        share = included / (report.numel * dist.get_world_size()) if report.numel else 1.0
+        return "ok" if report.outcome == "complete" else "degraded", share
 
 
 class Worker:
@@ -125,6 +161,63 @@ class Worker:
             "sees_peaks": self.meter.sees_peaks,
         }
 
+    def faulted(self, calls, first, faults, stragglers, seed, limit, verify) -> dict:
+        """Streams ``calls`` iterations through the only group while faults happen.
+
+        A call is ``[begin, end, outcome, included]``: monotonic seconds, ``ok``, ``degraded`` or
+        ``failed``, and the mean share of the ranks that is in the result. Gives up after ``limit``
+        seconds, or when _HOPELESS calls in a row have failed.
+        """
+        ((name, group),) = self.groups.items()
+        injector = Injector(
+            self.rank,
+            [Fault(**fault) for fault in faults],
+            [Straggler(**straggler) for straggler in stragglers],
+            calls,
+            seed,
+            self.channel.send,
+        )
+        watch = Watch(name)
+        done: list = []
+        errors: list = []
+        kept: list = []  # results to check when nothing is timed any more
+        failing, check = 0, set(verify)
+        self._go(first)
+        until = time.monotonic() + limit
+        for call in range(calls):
+            self.case.prepare(first + call)
+            injector.before(call)
+            begin = time.monotonic()
+            try:
+                self.case.call(group)
+                end = time.monotonic()
+                report = watch.report(group)
+                failing = 0
+                done.append([begin, end, *watch.outcome(report)])
+                if call in check:
+                    kept.append((first + call, self.case.output.clone(), report))
+            except Exception as error:  # what faults do to a backend is what is measured
+                failing += 1
+                errors.append([call, f"{type(error).__name__}: {error}".strip()])
+                done.append([begin, time.monotonic(), "failed", 0.0])
+            if failing == _HOPELESS or time.monotonic() > until:
+                break
+        return {
+            "calls": done,
+            "errors": errors[:_HOPELESS],
+            "wrong": sum(self._wrong_in(*item) for item in kept),
+            "verified": len(kept),
+            "noticed": watch.noticed,
+        }
+
+    def _wrong_in(self, k: int, output, report) -> int:
+        """Wrong elements of the result of iteration k, by its report if there is one."""
+        self.case.output.copy_(output)
+        wrong, _ = self.case.check(k)
+        if wrong and report is not None and self.case.collective == "all_reduce":
+            return self.case.unexplained(k, report)
+        return wrong
+
     def _verify(self, name: str, k: int, expect_full: bool, masks: dict) -> int:
         wrong, places = self.case.check(k)
         if wrong == 0:
@@ -143,7 +236,13 @@ class Worker:
         return {}
 
     def serve(self) -> None:
-        commands = {"init": self.init, "prepare": self.prepare, "run": self.run, "end": self.end}
+        commands = {
+            "init": self.init,
+            "prepare": self.prepare,
+            "run": self.run,
+            "faulted": self.faulted,
+            "end": self.end,
+        }
         while True:
             request = self.channel.receive()
             command = request.pop("command")

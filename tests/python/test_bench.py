@@ -193,8 +193,6 @@ def test_case_notices_missing_stale_and_misplaced_data():
         (["-t", "2"], "-t"),
         (["-g", "1"], "-g"),
         (["-m", "4"], "-m"),
-        (["--fault", "crash@1:5"], "--fault"),
-        (["--straggler", "x"], "--straggler"),
         (["-Z"], "-Z"),
         (["-b", "5Q"], "5Q"),
         (["-b", "2M", "-e", "1M"], "-b"),
