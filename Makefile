@@ -2,10 +2,10 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup build extension demo test conformance soak bench bench-micro lint format asan tsan cuda wheel wheels clean
+.PHONY: help setup build extension demo test conformance soak bench bench-faults bench-micro lint format asan tsan cuda wheel wheels clean
 
 help:
-	@echo "make demo | test | conformance | bench | bench-micro | lint | format | asan | tsan | cuda | wheel | wheels | soak | clean"
+	@echo "make demo | test | conformance | bench | bench-faults | bench-micro | lint | format | asan | tsan | cuda | wheel | wheels | soak | clean"
 
 setup:
 	@tools/setup.sh
@@ -33,6 +33,12 @@ soak: build
 
 bench: build
 	@$(PY) -m papilio.bench --interleave papilio,gloo --output-dir build/bench $(BENCH_ARGS)
+
+# A rank that dies, one that freezes for a second and one that computes longer, beside Gloo.
+bench-faults: build
+	@$(PY) -m papilio.bench --interleave papilio,gloo -b 1M -e 1M -n 400 --fault crash@3:150 --output-dir build/bench-faults/crash $(BENCH_ARGS)
+	@$(PY) -m papilio.bench --interleave papilio,gloo -b 1M -e 1M -n 400 --deadline 0.2 --fault freeze@3:150:1s --output-dir build/bench-faults/freeze $(BENCH_ARGS)
+	@$(PY) -m papilio.bench --interleave papilio,gloo -b 1M -e 1M -n 150 --deadline 0.1 --straggler rank=3:delay=100ms:dist=exp --output-dir build/bench-faults/straggler $(BENCH_ARGS)
 
 # The C++ parts alone; BENCH_ARGS takes Google Benchmark's flags, e.g. --benchmark_filter=crc
 bench-micro: build

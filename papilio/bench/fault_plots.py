@@ -10,6 +10,10 @@ def _rows(content: dict) -> list:
     return [row for row in rows if row["size"] == largest]
 
 
+def _plan(content: dict) -> str:
+    return ", ".join(content["args"]["faults"] + content["args"]["stragglers"])
+
+
 def _marks(axis, content: dict) -> None:
     """A line at every planned fault."""
     for spec in content["args"]["faults"]:
@@ -17,13 +21,13 @@ def _marks(axis, content: dict) -> None:
         axis.axvline(call, color=GREY, linewidth=1, linestyle=":")
         axis.annotate(
             spec,
-            (call, 1.0),
+            (call, 0.0),
             xycoords=("data", "axes fraction"),
-            xytext=(3, -2),
+            xytext=(3, 2),
             textcoords="offset points",
             fontsize=8,
             color=GREY,
-            va="top",
+            va="bottom",
         )
 
 
@@ -35,7 +39,7 @@ def timeline(pyplot, content: dict):
     table = []
     rows = _rows(content)
     for number, row in enumerate(rows):
-        colour, marker = COLOURS[number % 6], MARKERS[number % 6]
+        colour = COLOURS[number % 6]
         calls = list(enumerate(row["faulted"]["timeline"]))
         table += [
             (
@@ -63,16 +67,16 @@ def timeline(pyplot, content: dict):
                 markersize=9,
                 markeredgewidth=2,
                 color=colour,
-                label=f"{row['backend']}: failed, its job ends",
+                label=f"{row['backend']} fails",
             )
-        times.plot([], [], color=colour, marker=marker, linestyle="none")
     times.set_yscale("log")
     times.set_ylabel("time of a call, ms")
     shares.set_ylabel("ranks in\nthe result")
     shares.set_ylim(0, 1.08)
     shares.set_xlabel("call")
     _marks(times, content)
-    times.legend(loc="upper right")
+    times.set_title(_plan(content), fontsize=10, color=GREY, loc="left")
+    times.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(rows) + 1)
     size = size_label(rows[0]["size"]) if rows else ""
     finish(figure, content, f"Call by call, {size}")
     return figure, ("backend", "call", "us", "outcome", "included", "seconds"), table
@@ -106,8 +110,7 @@ def tail(pyplot, content: dict):
     axis.set_yscale("log")
     axis.set_xlabel("time of a call, ms")
     axis.set_ylabel("share of the calls that take longer")
-    plan = ", ".join(content["args"]["faults"] + content["args"]["stragglers"])
-    axis.set_title(plan, fontsize=10, color=GREY, loc="left")
+    axis.set_title(_plan(content), fontsize=10, color=GREY, loc="left")
     axis.legend(loc="lower left")
     size = size_label(rows[0]["size"]) if rows else ""
     finish(figure, content, f"The tail of the call times, {size}")

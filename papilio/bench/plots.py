@@ -76,13 +76,12 @@ def _caption(content: dict) -> str:
     combined = {"max": "slowest rank", "min": "fastest rank", "avg": "mean over ranks"}.get(
         content["config"]["combine"], "rank 0"
     )
-    planned = bool(content["args"]["faults"] or content["args"]["stragglers"])
-    if planned:
-        combined += " that nothing was planned for"
+    if content["args"]["faults"] or content["args"]["stragglers"]:
+        combined += " of those that nothing was planned for"
     return (
         f"{what} of {row['type']}, {config['ranks']} ranks on one host ({host['cpus']} CPUs, "
         f"{host['cpu']}): loopback and shared memory, no network\n"
-        f"{mode} calls, {spoken} per size and backend; one sample = {combined} of a call\n"
+        f"{mode} calls, {spoken} per size and backend; one sample = a call, {combined}\n"
         f"papilio {content['version']} commit {git['commit']}{dirty}, "
         f"torch {content['libraries']['torch']}, {content['start'][:16]}Z"
     )
