@@ -9,7 +9,7 @@ import hashlib
 
 import torch.distributed as dist
 
-from papilio import _events, _native, _record
+from papilio import _events, _glance, _native, _record
 from papilio._errors import (
     Aborted,
     DeadlineExceeded,
@@ -120,6 +120,7 @@ def _create(dist_options, pg_options):
     )
     if recorder is not None:
         recorder.add(backend)
+    _glance.start()
     return backend
 
 

@@ -167,6 +167,19 @@ void BackendPapilio::shutdownAll() {
   for (BackendPapilio* backend : living) backend->shutdown();
 }
 
+std::vector<BackendPapilio::Glance> BackendPapilio::openGroups() {
+  std::vector<Glance> out;
+  std::lock_guard lock(living_mutex);
+  for (BackendPapilio* backend : living) {
+    if (backend->pid_ != getpid()) continue;
+    std::lock_guard state(backend->state_mutex_);
+    if (!backend->process_) continue;
+    out.push_back({backend->name_, backend->rank_, backend->size_, backend->group_,
+                   backend->process_->engine().stats()});
+  }
+  return out;
+}
+
 // The threads and connections belong to the parent: here they can be neither used nor ended.
 void BackendPapilio::forgetParent() {
   new std::shared_ptr<engine::Group>(std::move(group_));

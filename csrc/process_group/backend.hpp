@@ -157,6 +157,17 @@ class BackendPapilio final : public c10d::Backend {
   std::uint64_t generation() const { return generation_; }
   engine::StatsMap engineStats();
 
+  // A group of this process that is open, for onlookers; any thread. Before its first
+  // reconfigure() it has no `group`.
+  struct Glance {
+    std::string name;
+    int rank = 0;
+    int size = 0;
+    std::shared_ptr<engine::Group> group;
+    engine::StatsMap engine;
+  };
+  static std::vector<Glance> openGroups();
+
  private:
   struct Issue {
     const char* op;

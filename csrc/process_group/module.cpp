@@ -130,6 +130,43 @@ py::list dictList(const List& items) {
   return out;
 }
 
+// What python -m papilio.top shows of this process.
+py::list openGroups() {
+  struct Seen {
+    BackendPapilio::Glance glance;
+    std::vector<engine::PeerInfo> peers;
+    std::vector<engine::BlacklistInfo> blacklist;
+    engine::StatsMap stats;
+    std::vector<fault::Report> reports;
+  };
+  std::vector<Seen> seen;
+  {
+    py::gil_scoped_release unlocked;
+    for (auto& glance : BackendPapilio::openGroups()) {
+      Seen item;
+      if (const auto group = glance.group) {
+        item = {{}, group->peers(), group->blacklist(), group->stats(), group->reports(1)};
+      }
+      item.glance = std::move(glance);
+      seen.push_back(std::move(item));
+    }
+  }
+  py::list out;
+  for (const Seen& item : seen) {
+    py::dict entry;
+    entry["name"] = item.glance.name;
+    entry["rank"] = item.glance.rank;
+    entry["size"] = item.glance.size;
+    entry["peers"] = dictList(item.peers);
+    entry["blacklist"] = dictList(item.blacklist);
+    entry["stats"] = item.stats;
+    entry["engine"] = item.glance.engine;
+    entry["reports"] = dictList(item.reports);
+    out.append(std::move(entry));
+  }
+  return out;
+}
+
 void bindBackend(py::module_& m) {
   using Backend = BackendPapilio;
   py::class_<Backend, c10::intrusive_ptr<Backend>, c10d::Backend>(m, "Backend")
@@ -205,6 +242,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   });
   m.def("deadlines",
         [](const Settings& settings) { return engine::describeDeadlines(settings.group); });
+  m.def("open_groups", &openGroups);
   m.def("shutdown_all", &BackendPapilio::shutdownAll, py::call_guard<py::gil_scoped_release>());
   m.def("set_mode_override", [](int value) {
     const int before = static_cast<int>(modeOverride());
