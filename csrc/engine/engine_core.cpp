@@ -93,10 +93,17 @@ void EngineCore::step() {
   bool busy = runCommands();
   for (int round = 0; round < 8 && transport_->progress() > 0; ++round) busy = true;
   if (busy) refusals_ = idle_wakeups_ = 0;
-  control_->wait(Duration::zero());
+  // A system call: not in each of the few steps that a small collective takes. doze() looks too.
+  if (++steps_unheard_ >= kHearEvery) hear(Duration::zero());
   tickDue();
   pumpDirty();
   if (!busy && dirty_.empty()) sleep();
+}
+
+// Waits for the control connections, and performs what has come.
+void EngineCore::hear(Duration limit) {
+  steps_unheard_ = 0;
+  control_->wait(limit);
 }
 
 // A gap is told at once, before any deadline is looked at.
@@ -161,7 +168,7 @@ void EngineCore::doze(Duration planned) {
     control_->nap(planned);
   } else {
     refusals_ = 0;
-    control_->wait(planned);
+    hear(planned);
   }
   const Time before = clock_.now();
   advanceClock(planned);

@@ -77,6 +77,7 @@ class EngineCore final : public Engine,
   static constexpr std::uint32_t kMaxEarlyJoins = 1024;  // per peer
   // Fruitless wake-ups in a row after which the transport's descriptor is not trusted for a moment.
   static constexpr int kSpinLimit = 1000;
+  static constexpr int kHearEvery = 4;  // steps
   static constexpr int kRefusalLimit = 20;
   static constexpr Duration kNap = 1ms;
 
@@ -96,6 +97,7 @@ class EngineCore final : public Engine,
   bool runCommands();
   void sleep();
   void doze(Duration planned);
+  void hear(Duration limit);
   void advanceClock(Duration planned);
   void tickDue();
   Time nextDeadline() const;
@@ -173,8 +175,9 @@ class EngineCore final : public Engine,
   StatsMap counters_;
   Time next_ping_{};
   bool stopping_ = false;
-  int refusals_ = 0;      // of arm(), in a row
-  int idle_wakeups_ = 0;  // that came at once and brought nothing, in a row
+  int refusals_ = 0;       // of arm(), in a row
+  int steps_unheard_ = 0;  // since the control connections were looked at
+  int idle_wakeups_ = 0;   // that came at once and brought nothing, in a row
 };
 
 }  // namespace papilio::engine

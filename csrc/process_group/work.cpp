@@ -3,6 +3,8 @@
 #include <ATen/core/ivalue_inl.h>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
+#include "process_group/interpreter.hpp"
+
 namespace papilio::pg {
 
 namespace {
@@ -58,21 +60,43 @@ engine::DoneFn WorkPapilio::completer(std::shared_ptr<CallbackThreads> callbacks
   // interpreter lock. So the reference moves on to the callback threads.
   auto self = std::make_shared<Self>(Self::unsafe_reclaim_from_nonowning(this));
   return [self, callbacks = std::move(callbacks)](const engine::Completion& completion) {
-    (*self)->complete(completion);
+    WorkPapilio& work = **self;
+    if (!work.complete(completion, *self)) return;  // `work` may be gone
     callbacks->post([work = std::move(*self)] { work->publish(); });
   };
 }
 
-void WorkPapilio::complete(const engine::Completion& completion) {
+// Would nobody notice whether it is published a moment later? A callback thread costs every small
+// collective a change of threads, which is most of its time.
+bool WorkPapilio::untold() const {
+  return !future_taken_ && !recordFunctionEndCallback_ && !ledger_->hasHook();
+}
+
+bool WorkPapilio::complete(const engine::Completion& completion,
+                           c10::intrusive_ptr<WorkPapilio>& self) {
   ledger_->ended(entry_, completion.error);
-  {
-    std::lock_guard lock(mutex_);
-    finished_ = WorkLedger::Clock::now();
-    completion_ = completion;
-    seq_ = completion.seq;
-    completed_ = true;
-  }
+  // Under the lock to the end: a thread in wait() may drop the last reference as soon as it can.
+  std::lock_guard lock(mutex_);
+  finished_ = WorkLedger::Clock::now();
+  completion_ = completion;
+  seq_ = completion.seq;
+  completed_ = true;
+  const bool left = waiting_ > 0 && untold();
+  if (left) unpublished_ = std::move(self);
   cv_.notify_all();
+  return !left;
+}
+
+c10::intrusive_ptr<c10::ivalue::Future> WorkPapilio::getFuture() {
+  std::lock_guard lock(mutex_);
+  future_taken_ = true;
+  return future_;
+}
+
+c10::intrusive_ptr<c10::ivalue::Future> WorkPapilio::getFutureResult() {
+  std::lock_guard lock(mutex_);
+  future_taken_ = true;
+  return result_future_;
 }
 
 void WorkPapilio::publish() {
@@ -132,6 +156,7 @@ bool WorkPapilio::wait(std::chrono::milliseconds timeout) {
   const auto limit = own ? entry_.timeout + kMargin : timeout;
   CallbackThreads::mayBlock();
   std::unique_lock lock(mutex_);
+  ++waiting_;
   if (!cv_.wait_for(lock, limit, [&] { return completed_; })) {
     lock.unlock();
     cancelAndWait("Timed out after " + std::to_string(limit.count()) +
@@ -146,7 +171,13 @@ bool WorkPapilio::wait(std::chrono::milliseconds timeout) {
     error.kind = fault::ErrorKind::deadline_exceeded;
     error.text = "the progress thread of this process does not answer";
   }
+  --waiting_;
+  const auto mine = std::move(unpublished_);
   lock.unlock();
+  if (mine) {
+    const auto unlocked = releaseInterpreter();  // observers may be waiting for each other
+    mine->publish();
+  }
   synchronize();
   if (error) std::rethrow_exception(makeException(context_, seq_, error));
   return true;

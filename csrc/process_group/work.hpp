@@ -1,5 +1,6 @@
-// One collective as torch sees it. Completed by the progress thread; futures, tensors and Python
-// objects are touched by the callback threads only.
+// One collective as torch sees it. Completed by the progress thread, which touches no future,
+// tensor or Python object. That is for the thread that sits in wait(), if nobody else wants to be
+// told, and for a callback thread otherwise.
 #pragma once
 
 #include <torch/csrc/distributed/c10d/Work.hpp>
@@ -44,8 +45,8 @@ class WorkPapilio final : public c10d::Work {
   int sourceRank() const override;
   void synchronize() override;
   void abort() override;
-  c10::intrusive_ptr<c10::ivalue::Future> getFuture() override { return future_; }
-  c10::intrusive_ptr<c10::ivalue::Future> getFutureResult() override { return result_future_; }
+  c10::intrusive_ptr<c10::ivalue::Future> getFuture() override;
+  c10::intrusive_ptr<c10::ivalue::Future> getFutureResult() override;
   float getDuration() const override;
   // One for all parts of a coalesced call; the number in reports and errors is the round's.
   std::uint64_t getSequencenumber() const override;
@@ -58,8 +59,10 @@ class WorkPapilio final : public c10d::Work {
   std::optional<fault::Report> report() const;
 
  private:
-  void complete(const engine::Completion& completion);  // progress thread
-  void publish();                                       // a callback thread
+  // Progress thread. False: a thread in wait() publishes, and has taken `self` over.
+  bool complete(const engine::Completion& completion, c10::intrusive_ptr<WorkPapilio>& self);
+  void publish();  // that thread, or a callback thread
+  bool untold() const;
   void cancelAndWait(const std::string& why);
 
   const ErrorContext context_;
@@ -75,6 +78,9 @@ class WorkPapilio final : public c10d::Work {
   c10::intrusive_ptr<c10::ivalue::Future> result_future_;
   std::shared_ptr<engine::Group> group_;
   Seq seq_;
+  bool future_taken_ = false;                     // guarded by mutex_, as are the next two
+  std::uint32_t waiting_ = 0;                     // threads in wait()
+  c10::intrusive_ptr<WorkPapilio> unpublished_;   // itself, from its completion to a waiting thread
   WorkLedger::Clock::time_point finished_;        // guarded by mutex_
   std::optional<engine::Completion> completion_;  // guarded by mutex_
 };
