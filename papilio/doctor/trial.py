@@ -47,6 +47,7 @@ def rank_main() -> None:
         "descriptors": _descriptors() - before,
         "complete": papilio.stats()["rounds"]["complete"],
     }
+    dist.barrier()  # nobody leaves before both have looked
     print(json.dumps(answer), flush=True)
     dist.destroy_process_group()
 
