@@ -73,6 +73,8 @@ ALLOWED = {
         "time.sleep(",
     ): "stretches training so that a kill hits its middle",
     ("tests/python/test_reconfigure.py", "time.sleep("): "polls the rank's state with a deadline",
+    ("tests/python/test_peers.py", "time.sleep("): "the computing of the ranks, which is measured",
+    ("tests/python/test_top.py", "time.sleep("): "the computing of the ranks, which is looked at",
     ("tests/python/test_teardown.py", "time.sleep("): "a collective is to hang for a while",
     ("tests/engine/faults_test.cpp", "sleep_until("): "how long the frozen rank stays frozen",
     ("tests/engine/loop_test.cpp", "sleep_for("): "the time over which idle cost is measured",
