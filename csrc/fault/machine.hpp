@@ -174,6 +174,8 @@ class Machine {
   // machine_blame.cpp
   void blameForAbsent(Time now, const Round& round, Reduction& reduction, Seq seq,
                       ChunkIndex chunk) const;
+  ContributorSet mismatchedIn(const Round& round, const Reduction& reduction,
+                              ChunkIndex chunk) const;
   ContributorSet heldUpBy(Time now, Seq seq) const;
   ContributorSet toBlame(Time now, Seq seq, const Round& round) const;
   ContributorSet waitedFor(const Round& round) const;

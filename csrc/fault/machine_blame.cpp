@@ -12,10 +12,7 @@ void Machine::blameForAbsent(Time now, const Round& round, Reduction& reduction,
   const bool duty = members_.reducerFor(reduction.layout().owner(chunk), seq) == me;
   const bool judge = duty && !round.self_suspect && now >= suspect_self_until_;
   ContributorSet out;
-  ContributorSet mismatched;
   reduction.result(chunk)->absent.forEach([&](Rank rank) {
-    const bool schema = members_.goneReason(rank) == Reason::schema;
-    if (rank != me && (schema || reduction.mismatched().contains(rank))) mismatched.insert(rank);
     if (rank != me && !members_.counts(rank)) {
       out.insert(rank);
     } else if (rank == me || !members_.at(rank).held_by.empty()) {
@@ -28,7 +25,18 @@ void Machine::blameForAbsent(Time now, const Round& round, Reduction& reduction,
     out.erase(me);
     out = out | heldUpBy(now, seq);
   }
-  reduction.blame(chunk, out, mismatched, !duty);
+  reduction.blame(chunk, out, mismatchedIn(round, reduction, chunk), !duty);
+}
+
+// Who is not in a result because of its model: this rank itself, perhaps, which averages for the
+// others what it has no part in.
+ContributorSet Machine::mismatchedIn(const Round& round, const Reduction& reduction,
+                                     ChunkIndex chunk) const {
+  ContributorSet out = votedOtherwise(round, reduction.schema()) | reduction.mismatched();
+  members_.all().forEach([&](Rank rank) {
+    if (members_.goneReason(rank) == Reason::schema) out.insert(rank);
+  });
+  return (out & members_.all()) - reduction.result(chunk)->contributors;
 }
 
 // Who keeps this rank from entering a round: whom it doubts and waits for in an earlier one, or has

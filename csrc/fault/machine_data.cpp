@@ -232,7 +232,7 @@ void Machine::hearOfLate(const Round& round, const DataHeader& header) {
     members_.at(rank).ever_contributed = true;
   });
   // The word of their vote, and the verdict, come on another connection and may be slower.
-  const auto mismatched = header.mismatched - round.votes.voters();
+  const auto mismatched = header.mismatched - round.votes.votersOf(header.schema);
   mismatched.forEach([&](Rank rank) { members_.at(rank).voted_out = true; });
   if (const auto it = round.variants.find(header.schema); it != round.variants.end()) {
     it->second->excuse(mismatched);
