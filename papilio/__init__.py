@@ -134,6 +134,7 @@ def _register() -> None:
 @atexit.register
 def _shutdown_all() -> None:
     # Interpreter exit without destroy_process_group: end the threads while Python still works.
+    _glance.stop()
     if _native.load.cache_info().currsize:
         _native.load().shutdown_all()
     _events.flush(timeout=1.0)

@@ -20,6 +20,8 @@ _PATIENCE = 2.0  # seconds for a reader to take the answer
 
 _lock = threading.Lock()
 _listener: socket.socket | None = None
+_thread: threading.Thread | None = None
+_stopping = False
 
 
 def job() -> str:
@@ -33,9 +35,9 @@ def _name() -> str:
 
 def start() -> None:
     """Called for every group that was made."""
-    global _listener
+    global _listener, _thread
     with _lock:
-        if _listener is not None:
+        if _listener is not None or _stopping:
             return
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -46,7 +48,19 @@ def start() -> None:
             return
         listener.settimeout(_PERIOD)
         _listener = listener
-        threading.Thread(target=_serve, args=(listener,), name="papilio-top", daemon=True).start()
+        _thread = threading.Thread(target=_serve, args=(listener,), name="papilio-top", daemon=True)
+        _thread.start()
+
+
+def stop() -> None:
+    """For the interpreter's exit: a thread that is inside the extension then would abort it."""
+    global _stopping
+    with _lock:
+        _stopping = True
+        if _listener is not None:
+            _listener.shutdown(socket.SHUT_RDWR)  # accept() returns
+    if _thread is not None:
+        _thread.join(timeout=2 * _PERIOD)
 
 
 def _serve(listener: socket.socket) -> None:
@@ -57,10 +71,11 @@ def _serve(listener: socket.socket) -> None:
             link, _ = listener.accept()
             with link:
                 _answer(link, native)
-        if native.open_groups():
+        # The data itself costs a question to every engine: only for those who ask.
+        if native.open_group_count() and not _stopping:
             continue
         with _lock:
-            if native.open_groups():
+            if native.open_group_count() and not _stopping:
                 continue
             _listener = None
             listener.close()
@@ -79,7 +94,8 @@ def _answer(link: socket.socket, native) -> None:
 
 def _forget() -> None:
     """In a forked child: the socket is the parent's."""
-    global _listener, _lock
+    global _listener, _lock, _thread
+    _thread = None
     _lock = threading.Lock()
     if _listener is not None:
         _listener.close()

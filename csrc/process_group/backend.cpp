@@ -180,6 +180,14 @@ std::vector<BackendPapilio::Glance> BackendPapilio::openGroups() {
   return out;
 }
 
+std::size_t BackendPapilio::openGroupCount() {
+  std::lock_guard lock(living_mutex);
+  return static_cast<std::size_t>(std::count_if(living.begin(), living.end(), [](auto* backend) {
+    std::lock_guard state(backend->state_mutex_);
+    return backend->pid_ == getpid() && backend->process_ != nullptr;
+  }));
+}
+
 // The threads and connections belong to the parent: here they can be neither used nor ended.
 void BackendPapilio::forgetParent() {
   new std::shared_ptr<engine::Group>(std::move(group_));

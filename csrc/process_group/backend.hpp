@@ -167,6 +167,8 @@ class BackendPapilio final : public c10d::Backend {
     engine::StatsMap engine;
   };
   static std::vector<Glance> openGroups();
+  // How many there are; asks no engine.
+  static std::size_t openGroupCount();
 
  private:
   struct Issue {

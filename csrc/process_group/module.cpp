@@ -243,6 +243,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("deadlines",
         [](const Settings& settings) { return engine::describeDeadlines(settings.group); });
   m.def("open_groups", &openGroups);
+  m.def("open_group_count", &BackendPapilio::openGroupCount,
+        py::call_guard<py::gil_scoped_release>());
   m.def("shutdown_all", &BackendPapilio::shutdownAll, py::call_guard<py::gil_scoped_release>());
   m.def("set_mode_override", [](int value) {
     const int before = static_cast<int>(modeOverride());
