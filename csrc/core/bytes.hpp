@@ -42,6 +42,11 @@ class ByteReader {
     return out;
   }
   bool failed() const { return failed_; }
+  // What was read makes no sense: everything else fails too.
+  void fail() {
+    failed_ = true;
+    rest_ = {};
+  }
   // True when everything was read and nothing was missing.
   bool exhausted() const { return !failed_ && rest_.empty(); }
 

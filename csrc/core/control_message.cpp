@@ -24,6 +24,7 @@ enum class Tag : std::uint8_t {
   offer,
   accept,
   withdraw,
+  ballot,
 };
 
 void put(ByteWriter& w, Rank rank) { w.write(rank.value); }
@@ -105,6 +106,15 @@ void write(ByteWriter& w, const msg::Withdraw& m) {
   put(w, m.id);
   w.write(static_cast<std::uint8_t>(m.by_receiver));
   w.write(m.reason);
+}
+
+void write(ByteWriter& w, const msg::Ballot& m) {
+  w.write(static_cast<std::uint8_t>(m.stage));
+  w.write(m.number);
+  w.write(m.step);
+  w.write(m.accepted);
+  w.write(static_cast<std::uint8_t>(m.next.has_value()));
+  if (m.next) writeView(w, *m.next);
 }
 
 Rank getRank(ByteReader& r) { return Rank{r.read<std::uint32_t>()}; }
@@ -228,6 +238,23 @@ Body readWithdraw(ByteReader& r) {
   return m;
 }
 
+Body readBallot(ByteReader& r) {
+  msg::Ballot m;
+  const auto stage = r.read<std::uint8_t>();
+  if (stage < 1 || stage > kBallotStageLast) return std::nullopt;
+  m.stage = static_cast<BallotStage>(stage);
+  m.number = r.read<std::uint64_t>();
+  m.step = r.read<std::uint64_t>();
+  m.accepted = r.read<std::uint64_t>();
+  const auto has_next = r.read<std::uint8_t>();
+  if (has_next > 1) return std::nullopt;
+  if (has_next == 1) m.next = readView(r);
+  const bool carries = m.stage == BallotStage::propose || m.stage == BallotStage::decide;
+  const bool may_carry = carries || (m.stage == BallotStage::promise && m.accepted != 0);
+  if (m.number == 0 || (carries && !m.next) || (m.next && !may_carry)) return std::nullopt;
+  return m;
+}
+
 Body readBody(Tag tag, ByteReader& r) {
   switch (tag) {
     case Tag::join: return readJoin(r);
@@ -246,6 +273,7 @@ Body readBody(Tag tag, ByteReader& r) {
     case Tag::offer: return readOffer(r);
     case Tag::accept: return msg::Accept{getSeq(r)};
     case Tag::withdraw: return readWithdraw(r);
+    case Tag::ballot: return readBallot(r);
   }
   return std::nullopt;
 }
@@ -333,6 +361,12 @@ struct Describe {
   std::string operator()(const msg::Handover& m) const {
     static constexpr const char* kHoldings[] = {"?", "HAS", "LACKS", "WANTS"};
     return kHoldings[static_cast<std::uint8_t>(m.holding)] + text(m.seq) + text(m.ranks);
+  }
+  std::string operator()(const msg::Ballot& m) const {
+    static constexpr const char* kStages[] = {"?",       "PREPARE", "PROMISE", "REFUSE",
+                                              "PROPOSE", "ACCEPT",  "DECIDE"};
+    return kStages[static_cast<std::uint8_t>(m.stage)] + (" ballot " + std::to_string(m.number)) +
+           (m.next ? " view " + describe(*m.next) : "");
   }
 };
 

@@ -13,6 +13,7 @@
 #include "core/contributor_set.hpp"
 #include "core/ids.hpp"
 #include "core/round_shape.hpp"
+#include "core/view.hpp"
 
 namespace papilio {
 
@@ -39,6 +40,10 @@ enum class Holding : std::uint8_t {
   wants,    // send it to me
 };
 inline constexpr std::uint8_t kHoldingLast = 3;
+
+// Paxos, for one value: the next view.
+enum class BallotStage : std::uint8_t { prepare = 1, promise, refuse, propose, accept, decide };
+inline constexpr std::uint8_t kBallotStageLast = 6;
 
 namespace msg {
 
@@ -131,12 +136,21 @@ struct Withdraw {
   std::uint8_t reason = 0;  // fault::Reason
 };
 
+// One step of the ballot on the next view (fault/view_change.hpp). `number` 0 means none.
+struct Ballot {
+  BallotStage stage = BallotStage::prepare;
+  std::uint64_t number = 0;    // of the ballot; refuse: of the one that was promised instead
+  std::uint64_t step = 0;      // promise: boundaries that the sender has reached
+  std::uint64_t accepted = 0;  // promise: the ballot in which it accepted `next`
+  std::optional<NextView> next;
+};
+
 }  // namespace msg
 
 using ControlBody =
     std::variant<msg::Join, msg::Leave, msg::Enter, msg::StrictFailed, msg::Nack, msg::Verdict,
                  msg::Progress, msg::Fetch, msg::None, msg::Settled, msg::Suspect, msg::Reinstate,
-                 msg::Handover, msg::Offer, msg::Accept, msg::Withdraw>;
+                 msg::Handover, msg::Offer, msg::Accept, msg::Withdraw, msg::Ballot>;
 
 struct ControlMessage {
   GroupId group;

@@ -209,10 +209,11 @@ class Machine {
   void on(Time now, Rank from, const msg::Handover& handover);
   void on(Time now, Rank from, const msg::Leave& leave);
   void on(Time now, Rank from, const msg::Join& join);
-  // Point-to-point messages have a machine of their own (p2p.hpp).
+  // Point-to-point messages and ballots have machines of their own (p2p.hpp, view_change.hpp).
   void on(Time, Rank, const msg::Offer&) {}
   void on(Time, Rank, const msg::Accept&) {}
   void on(Time, Rank, const msg::Withdraw&) {}
+  void on(Time, Rank, const msg::Ballot&) {}
   void refuseStrict(Seq seq, Rank to);
   void announceSettled(Rank gone);
   std::unique_ptr<StrictRound> makeStrict(Seq seq, SchemaHash schema, StrictSpec spec,

@@ -10,6 +10,8 @@ namespace papilio::fault {
 
 enum class Mode : std::uint8_t { bounded, strict };
 enum class Fallback : std::uint8_t { local, zero };
+// Who must agree on a new view: most of the members that are not known to be dead, or most of all.
+enum class Quorum : std::uint8_t { live, majority };
 enum class NonFinite : std::uint8_t { drop, propagate };
 
 struct GroupOptions {
@@ -22,6 +24,7 @@ struct GroupOptions {
   Duration blacklist_base = 30s;
   // Fewer live members than this (self included): QuorumLost.
   std::uint32_t min_peers = 1;
+  Quorum quorum = Quorum::live;
   // This rank's weight in the mean.
   float weight = 1.0F;
   // Hash of the user's fingerprint; 0 for none.

@@ -8,6 +8,16 @@
 namespace papilio {
 namespace {
 
+NextView largestView() {
+  NextView view;
+  view.step = 1ULL << 40;
+  view.members = ContributorSet::firstN(kMaxRanks);
+  for (std::uint32_t i = 0; i < kMaxJoiners; ++i) {
+    view.joiners.push_back({Rank{i * 7}, std::string(kMaxRecordBytes, 'r')});
+  }
+  return view;
+}
+
 std::vector<ControlBody> samples() {
   RoundShape shape;
   shape.numel = 77;
@@ -31,7 +41,8 @@ std::vector<ControlBody> samples() {
           msg::Handover{Seq{14}, Holding::lacks, some},
           msg::Offer{Seq{15}, -3, 1ULL << 40, 7},
           msg::Accept{Seq{16}},
-          msg::Withdraw{Seq{17}, true, 2}};
+          msg::Withdraw{Seq{17}, true, 2},
+          msg::Ballot{BallotStage::propose, 65537, 0, 0, largestView()}};
 }
 
 TEST(ControlMessage, RoundTrip) {
@@ -74,6 +85,21 @@ TEST(ControlMessage, IllegalFieldsAreRejected) {
   EXPECT_TRUE(rejected(msg::Handover{Seq{1}, static_cast<Holding>(0), one}));
   EXPECT_TRUE(rejected(msg::Handover{Seq{1}, Holding::has, one | other}));
   EXPECT_TRUE(rejected(msg::Handover{Seq{1}, Holding::has, {}}));
+  const auto view = [](auto change) {
+    NextView next = largestView();
+    change(next);
+    return msg::Ballot{BallotStage::decide, 1, 0, 0, next};
+  };
+  EXPECT_FALSE(rejected(view([](NextView&) {})));
+  EXPECT_TRUE(rejected(view([](NextView& v) { v.step = 0; })));
+  EXPECT_TRUE(rejected(view([](NextView& v) { v.members.erase(Rank{7}); })));
+  EXPECT_TRUE(rejected(view([](NextView& v) { v.joiners[1].rank = Rank{0}; })));
+  EXPECT_TRUE(rejected(view([](NextView& v) { v.joiners[1].record.clear(); })));
+  EXPECT_TRUE(rejected(view([](NextView& v) { v.joiners.push_back({Rank{99}, "r"}); })));
+  EXPECT_TRUE(rejected(msg::Ballot{BallotStage::propose, 1, 0, 0, {}}));
+  EXPECT_TRUE(rejected(msg::Ballot{BallotStage::accept, 0, 0, 0, {}}));
+  EXPECT_TRUE(rejected(msg::Ballot{BallotStage::promise, 1, 0, 0, largestView()}));
+  EXPECT_TRUE(rejected(msg::Ballot{static_cast<BallotStage>(7), 1, 0, 0, {}}));
   auto withdraw = encode(ControlMessage{GroupId{1}, msg::Withdraw{Seq{1}, true, 0}});
   withdraw[withdraw.size() - 2] = std::byte{2};
   EXPECT_FALSE(parseControl(withdraw));
