@@ -6,10 +6,11 @@ entry point); import it for options, reports and peers.
 
 import atexit
 import hashlib
+import os
 
 import torch.distributed as dist
 
-from papilio import _events, _glance, _native, _record
+from papilio import _events, _glance, _native, _record, _training
 from papilio._errors import (
     Aborted,
     DeadlineExceeded,
@@ -37,12 +38,14 @@ from papilio._groups import (
 )
 from papilio._options import Options, to_settings, warn_unknown_variables
 from papilio._reports import BlacklistEntry, Chunk, Event, Peer, Report
+from papilio._training import Attachment, attach, rejoin, step_boundary
 
 _native.check_build()
 
 __version__ = "0.1.0"
 __all__ = [
     "Aborted",
+    "Attachment",
     "BlacklistEntry",
     "Chunk",
     "DeadlineExceeded",
@@ -55,6 +58,7 @@ __all__ = [
     "QuorumLost",
     "Report",
     "SchemaMismatch",
+    "attach",
     "ban",
     "blacklist",
     "fingerprint",
@@ -63,9 +67,11 @@ __all__ = [
     "options",
     "peers",
     "prometheus",
+    "rejoin",
     "report",
     "reports",
     "stats",
+    "step_boundary",
     "strict",
     "tolerant",
     "unban",
@@ -107,19 +113,22 @@ def _create(dist_options, pg_options):
     native = _native.load()
     settings = _settings_of(pg_options, native)
     name = dist_options.group_id or "world"
+    place = _meeting_place(dist_options)
     backend = native.create(
-        _meeting_place(dist_options),
+        place,
         dist_options.group_rank,
         dist_options.group_size,
         "world" if name == "0" else name,
         settings,
         dist_options.timeout,
         getattr(dist_options, "enable_reconfigure", False),
+        os.environ.get("PAPILIO_REJOIN", "0") not in ("", "0"),
         publish,
         recorder.add if recorder is not None else None,
     )
     if recorder is not None:
         recorder.add(backend)
+    _training.remember_store(backend, place)
     _glance.start()
     return backend
 
@@ -135,6 +144,7 @@ def _register() -> None:
 def _shutdown_all() -> None:
     # Interpreter exit without destroy_process_group: end the threads while Python still works.
     _glance.stop()
+    _training.stop()
     if _native.load.cache_info().currsize:
         _native.load().shutdown_all()
     _events.flush(timeout=1.0)

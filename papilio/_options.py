@@ -14,6 +14,7 @@ _OTHER_VARIABLES = {
     "PAPILIO_SECRET_FILE",
     "PAPILIO_LOG",
     "PAPILIO_EVENTS_FILE",
+    "PAPILIO_REJOIN",
 }
 _LOG_LEVELS = ("debug", "info", "warn", "error", "off")
 
@@ -46,7 +47,7 @@ _RULES = {
     "slow_strikes": _Rule(low=1, high=1000),
     "blacklist_seconds": _Rule(low=0.1, high=3600),
     "min_peers": _Rule(low=1, high=256),
-    "quorum": _Rule(choices=("live",)),
+    "quorum": _Rule(choices=("live", "majority")),
     "weight": _Rule(low=0, high=1e9),
     "nonfinite": _Rule(choices=("drop", "propagate")),
     "codec": _Rule(choices=("raw",)),
@@ -70,7 +71,7 @@ class Options:
         slow_strikes: soft lateness in 10 rounds before a peer is blacklisted.
         blacklist_seconds: first blacklist term for slowness; doubles per relapse.
         min_peers: fewer live members than this raise ``QuorumLost``.
-        quorum: ``"live"``.
+        quorum: who must agree on new members: most of the ``"live"`` ones, or the ``"majority"``.
         weight: this rank's weight in the mean, >= 0.
         fingerprint: any string that must be equal on all ranks.
         nonfinite: ``"drop"`` a minority's NaN/Inf chunks, or ``"propagate"``.
@@ -213,6 +214,7 @@ def to_settings(options: Options, native):
     settings.set_fallback_zero(options.fallback == "zero")
     settings.set_slow_strikes(options.slow_strikes)
     settings.set_blacklist_seconds(options.blacklist_seconds)
+    settings.set_quorum_majority(options.quorum == "majority")
     settings.set_min_peers(options.min_peers)
     settings.set_weight(options.weight)
     settings.set_nonfinite_propagate(options.nonfinite == "propagate")

@@ -29,7 +29,7 @@ _EPILOG = f"""\
 Everything after the script belongs to the script. Every rank gets RANK, LOCAL_RANK, WORLD_SIZE,
 LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT, as under torchrun; stdin is empty. Its output lines
 are passed on with "[rank R] " in front. A rank that ends does not stop the others. A rank that is
-restarted in mid-run cannot enter the running group again in this version.
+restarted (--restarts) comes back into the running job if the script calls papilio.attach().
 
 signals:
   SIGINT and SIGTERM are forwarded to all ranks, stopped ones too, and end the restarts; who is
@@ -188,6 +188,8 @@ class Launcher:
             "GROUP_RANK": "0",
             "WORLD_SIZE": str(self.options.nproc),
             "LOCAL_WORLD_SIZE": str(self.options.nproc),
+            # A restarted rank takes the place of its predecessor (papilio.attach).
+            "PAPILIO_REJOIN": "1" if restarts else "0",
             "PYTHONUNBUFFERED": "1",
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
         }

@@ -21,18 +21,24 @@ std::uint32_t maxChunkBytes(std::uint32_t n) {
   return 64 * 1024;
 }
 
-Layout::Layout(std::uint64_t numel, std::size_t element_size, std::uint32_t n, Seq seq)
-    : numel_(numel), element_size_(element_size), n_(n) {
+Layout::Layout(std::uint64_t numel, std::size_t element_size, std::uint32_t n, Seq seq,
+               const ContributorSet& absent)
+    : numel_(numel),
+      element_size_(element_size),
+      n_(n),
+      absent_(absent),
+      all_present_(absent.empty()) {
+  const std::uint32_t parts = n - absent.count();
   const std::uint64_t total = numel * element_size;
   small_ = total <= kSmallBytes;
   if (small_) {
-    small_owner_ = Rank{static_cast<std::uint32_t>(mix64(seq.value) % n)};
+    small_owner_ = ownerOf(static_cast<std::uint32_t>(mix64(seq.value) % parts));
     chunk_elems_ = numel;
     chunk_count_ = numel == 0 ? 0 : 1;
     return;
   }
   const std::uint64_t align = std::max<std::uint64_t>(1, kAlignBytes / element_size);
-  shard_elems_ = roundUp((numel + n - 1) / n, align);
+  shard_elems_ = roundUp((numel + parts - 1) / parts, align);
   // Four chunks a shard, rounded up: a tiny fifth one would cost a message and a fifth credit.
   chunk_elems_ =
       std::clamp<std::uint64_t>(roundUp((shard_elems_ + 3) / 4, align), 64 * 1024 / element_size,
@@ -41,8 +47,16 @@ Layout::Layout(std::uint64_t numel, std::size_t element_size, std::uint32_t n, S
   for (std::uint32_t r = 0; r < n; ++r) chunk_count_ += shardChunks(Rank{r}).count;
 }
 
+// The member that is the part-th of those present.
+Rank Layout::ownerOf(std::uint32_t part) const {
+  if (all_present_) return Rank{part};
+  Rank rank{0};
+  while (absent_.contains(rank) || part-- != 0) ++rank.value;
+  return rank;
+}
+
 Rank Layout::owner(ChunkIndex chunk) const {
-  return small_ ? small_owner_ : Rank{chunk.value / chunks_per_shard_};
+  return small_ ? small_owner_ : ownerOf(chunk.value / chunks_per_shard_);
 }
 
 ElementRange Layout::range(ChunkIndex chunk) const {
@@ -59,10 +73,15 @@ Layout::Span Layout::shardChunks(Rank rank) const {
   if (small_) {
     return rank == small_owner_ ? Span{0, chunk_count_} : Span{0, 0};
   }
-  const std::uint64_t start = std::min(rank.value * shard_elems_, numel_);
+  std::uint32_t part = rank.value;
+  if (!all_present_) {
+    if (absent_.contains(rank)) return {0, 0};
+    absent_.forEach([&](Rank gone) { part -= gone < rank ? 1 : 0; });
+  }
+  const std::uint64_t start = std::min(part * shard_elems_, numel_);
   const std::uint64_t stop = std::min(start + shard_elems_, numel_);
   const auto count = static_cast<std::uint32_t>((stop - start + chunk_elems_ - 1) / chunk_elems_);
-  return {rank.value * chunks_per_shard_, count};
+  return {part * chunks_per_shard_, count};
 }
 
 }  // namespace papilio

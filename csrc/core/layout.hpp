@@ -1,10 +1,12 @@
 // How a tensor of `numel` elements is cut: one shard per rank, each shard into chunks. A pure
-// function of (numel, element size, group size, sequence number): nobody guesses who owns a chunk.
+// function of (numel, element size, sequence number, members of the view): nobody guesses who owns
+// a chunk.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
+#include "core/contributor_set.hpp"
 #include "core/ids.hpp"
 
 namespace papilio {
@@ -32,7 +34,9 @@ class Layout {
   static constexpr std::uint64_t kSmallBytes = 64 * 1024;
 
   Layout() = default;
-  Layout(std::uint64_t numel, std::size_t element_size, std::uint32_t n, Seq seq);
+  // `absent`: slots of the n without a process in this view; they own nothing. Not all of them.
+  Layout(std::uint64_t numel, std::size_t element_size, std::uint32_t n, Seq seq,
+         const ContributorSet& absent = {});
 
   std::uint32_t chunkCount() const { return chunk_count_; }
   // Rank whose shard the chunk belongs to; it is the chunk's reducer while it is there.
@@ -51,9 +55,13 @@ class Layout {
   Span shardChunks(Rank rank) const;
 
  private:
+  Rank ownerOf(std::uint32_t part) const;
+
   std::uint64_t numel_ = 0;
   std::size_t element_size_ = 1;
   std::uint32_t n_ = 1;
+  ContributorSet absent_;
+  bool all_present_ = true;
   Rank small_owner_{};
   bool small_ = true;
   std::uint64_t shard_elems_ = 0;

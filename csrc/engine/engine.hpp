@@ -13,6 +13,7 @@
 #include "core/ids.hpp"
 #include "core/round_shape.hpp"
 #include "core/time.hpp"
+#include "core/view.hpp"
 #include "engine/control_plane.hpp"
 #include "engine/transport.hpp"
 #include "fault/options.hpp"
@@ -46,6 +47,26 @@ struct GroupConfig {
   std::size_t report_history = 256;
   // Called on the progress thread; must not block and must not take the interpreter lock.
   std::function<void(const fault::Event&)> on_event;
+  // Membership. A group is one view; the next view is a group of its own (Group::boundary).
+  ViewNumber view{1};
+  std::uint64_t boundaries = 0;  // reached before this view
+  ContributorSet absent;         // slots without a process; their records are not looked at
+  fault::Reason absent_because = fault::Reason::dead;
+  ContributorSet fresh;  // members that were not in the view before
+};
+
+// What a boundary says (fault/view_change.hpp).
+struct Boundary {
+  enum class Kind : std::uint8_t {
+    pass,       // go on in this view
+    install,    // `next` begins here
+    expelled,   // `next` went on without this rank
+    undecided,  // no agreement with `silent` in time
+    ended,      // the group was aborted or destroyed
+  };
+  Kind kind = Kind::pass;
+  NextView next;
+  ContributorSet silent;
 };
 
 // How a collective ended. Exactly one per submission.
@@ -135,6 +156,10 @@ class Engine {
   virtual std::string localRecord() const = 0;
   // Returns at once; see Group::waitReady.
   virtual std::shared_ptr<Group> createGroup(GroupConfig config) = 0;
+  // Starts to connect to the process behind a record, before there is a common group.
+  virtual void meet(const std::string& record) = 0;
+  // How many of these processes are connected or may still be.
+  virtual std::size_t reachable(const std::vector<std::string>& records) = 0;
   // Ends all groups (their rounds fail with `aborted`), says goodbye, joins the thread; < 2 s. Not
   // on the progress thread, so callbacks must not hold the last reference.
   virtual void shutdown() = 0;
@@ -162,7 +187,17 @@ class Group {
   virtual void abort(const std::string& why) = 0;
   // Flushes results owed to live members (at most 1 s), leaves the group. Idempotent.
   virtual void leave() = 0;
+  // Like leave(), without waiting for it.
+  virtual void retire() = 0;
   virtual bool aborted() const = 0;
+
+  // The local rank stands between two training steps. Costs nothing while no change of members is
+  // under way; else blocks until it is clear what this boundary is, a few times patience at most.
+  virtual Boundary boundary() = 0;
+  // The process behind the record asks for a slot. It is let in when it is connected.
+  virtual void want(const Joiner& joiner) = 0;
+  // Goes on without members that did not come to this view.
+  virtual void giveUpOn(const ContributorSet& ranks, const std::string& why) = 0;
 
   // Blocking queries answered by the progress thread.
   virtual std::vector<PeerInfo> peers() = 0;

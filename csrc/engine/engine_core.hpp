@@ -35,6 +35,8 @@ class EngineCore final : public Engine,
 
   std::string localRecord() const override { return record_; }
   std::shared_ptr<Group> createGroup(GroupConfig config) override;
+  void meet(const std::string& record) override;
+  std::size_t reachable(const std::vector<std::string>& records) override;
   void shutdown() override;
   StatsMap stats() const override;
 
@@ -61,6 +63,7 @@ class EngineCore final : public Engine,
   // Progress thread, for GroupHandle.
   GroupRuntime* group(GroupId id);
   void leave(GroupId id);
+  void want(GroupId id, const Joiner& joiner);
   std::vector<PeerInfo> peersOf(const GroupRuntime& group) const;
 
  private:
@@ -112,6 +115,7 @@ class EngineCore final : public Engine,
   PeerId peerFor(const std::string& record);
   void announce(GroupRuntime& group, PeerLink& peer);
   void gotJoin(PeerLink& peer, GroupId id, const msg::Join& join);
+  void connected(const PeerLink& peer, bool up);  // for those that want to join a group
   void finishLeave(GroupId id, Time deadline);
   void removeGroup(GroupId id);
 
@@ -167,6 +171,7 @@ class EngineCore final : public Engine,
   std::map<std::string, PeerId> peer_by_record_;
   std::map<GroupId, GroupEntry> groups_;
   std::map<GroupId, std::map<PeerId, msg::Join>> pending_joins_;
+  std::vector<std::pair<GroupId, Joiner>> wanted_;
   std::deque<Slot> slots_;
   std::vector<SendToken> free_slots_;
   std::vector<PeerId> dirty_;

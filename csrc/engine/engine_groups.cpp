@@ -1,4 +1,5 @@
 // Groups of the engine: creation, readiness, leaving.
+#include <algorithm>
 #include <stdexcept>
 
 #include "engine/engine_core.hpp"
@@ -23,7 +24,8 @@ std::shared_ptr<Group> EngineCore::createGroup(GroupConfig config) {
   }
   auto shared = std::make_shared<GroupShared>();
   for (std::uint32_t r = 0; r < config.size; ++r) {
-    if (r != config.rank.value) shared->not_ready[Rank{r}] = "no connection yet";
+    if (r == config.rank.value || config.absent.contains(Rank{r})) continue;
+    shared->not_ready[Rank{r}] = "no connection yet";
   }
   auto handle =
       std::make_shared<GroupHandle>(shared_from_this(), config.id, config.options.timeout, shared);
@@ -52,18 +54,18 @@ PeerId EngineCore::peerFor(const std::string& record) {
 
 void EngineCore::addGroup(GroupConfig config, std::shared_ptr<GroupShared> shared) {
   const GroupId id = config.id;
-  std::vector<PeerId> peers(config.size);
+  std::vector<PeerId> peers(config.size, kNoPeer);
   for (std::uint32_t r = 0; r < config.size; ++r) {
-    if (r != config.rank.value) peers[r] = peerFor(config.records[r]);
+    if (r == config.rank.value || config.absent.contains(Rank{r})) continue;
+    peers[r] = peerFor(config.records[r]);
   }
-  const Rank me = config.rank;
   GroupHost& host = *this;
   auto runtime =
       std::make_unique<GroupRuntime>(host, std::move(config), peers, incarnation_, shared);
   GroupRuntime& group = *runtime;
   groups_[id] = {std::move(runtime), shared};
   for (std::uint32_t r = 0; r < peers.size(); ++r) {
-    if (Rank{r} == me) continue;
+    if (peers[r] == kNoPeer) continue;
     PeerLink& peer = peers_[peers[r].value];
     peer.groups.emplace_back(&group, Rank{r});
     if (peer.state == PeerLink::State::down) {
@@ -99,7 +101,50 @@ void EngineCore::gotJoin(PeerLink& peer, GroupId id, const msg::Join& join) {
     count("rejected.join");
     return;
   }
+  if (found->machine().members().at(*rank).link == fault::Member::Link::gone) {
+    // It comes too late: the others have given it up, and it must not wait for them.
+    sendControl(peer.id, ControlMessage{id, msg::Leave{}});
+    return;
+  }
   found->joined(*rank, peer.hello.incarnation);
+}
+
+void EngineCore::meet(const std::string& record) {
+  post([this, record] {
+    if (record != record_) peerFor(record);
+  });
+}
+
+std::size_t EngineCore::reachable(const std::vector<std::string>& records) {
+  return ask<std::size_t>(
+      [this, records] {
+        return static_cast<std::size_t>(
+            std::count_if(records.begin(), records.end(), [this](const std::string& record) {
+              const auto known = peer_by_record_.find(record);
+              return known != peer_by_record_.end() &&
+                     peers_[known->second.value].state != PeerLink::State::down;
+            }));
+      },
+      0);
+}
+
+void EngineCore::want(GroupId id, const Joiner& joiner) {
+  if (group(id) == nullptr || joiner.record == record_) return;
+  const PeerLink& peer = peers_[peerFor(joiner.record).value];
+  if (peer.state == PeerLink::State::down) return;
+  wanted_.emplace_back(id, joiner);
+  if (peer.state == PeerLink::State::up) connected(peer, true);
+}
+
+void EngineCore::connected(const PeerLink& peer, bool up) {
+  for (const auto& [id, joiner] : wanted_) {
+    if (joiner.record != peer.record) continue;
+    if (GroupRuntime* wanted_by = group(id)) {
+      if (up) wanted_by->want(joiner);
+      if (!up) wanted_by->unwant(joiner);
+    }
+  }
+  if (!up) std::erase_if(wanted_, [&](const auto& w) { return w.second.record == peer.record; });
 }
 
 GroupRuntime* EngineCore::group(GroupId id) {
@@ -151,6 +196,7 @@ void EngineCore::removeGroup(GroupId id) {
     it->second.shared->left = true;
     it->second.shared->changed.notify_all();
   }
+  std::erase_if(wanted_, [&](const auto& wanted) { return wanted.first == id; });
   groups_.erase(it);
 }
 
@@ -165,6 +211,12 @@ std::vector<PeerInfo> EngineCore::peersOf(const GroupRuntime& group) const {
       info.incarnation = incarnation_;
       info.lane = "self";
       info.lag = members.at(Rank{r}).lag;
+      out.push_back(std::move(info));
+      continue;
+    }
+    if (group.peerOf(Rank{r}) == kNoPeer) {
+      info.lane = "none";
+      info.last_seen = -1.0;
       out.push_back(std::move(info));
       continue;
     }

@@ -68,6 +68,7 @@ void EngineCore::onPeerUp(PeerId id, const PeerHello& hello) {
   peer.lane_open = true;
   transport_->connect(id, hello.process, hello.data_address);
   for (const auto& [group, rank] : peer.groups) announce(*group, peer);
+  connected(peer, true);
 }
 
 void EngineCore::onPeerDown(PeerId id, DownCause cause, const std::string& detail) {
@@ -99,6 +100,7 @@ void EngineCore::lost(PeerLink& peer, fault::Reason reason, const std::string& d
     const auto [group, rank] = peer.groups[i];
     group->gone(rank, reason, detail);
   }
+  connected(peer, false);
 }
 
 void EngineCore::onPeerError(PeerId id, const std::string& why) {
@@ -152,11 +154,13 @@ void EngineCore::onPong(PeerId id, Duration rtt) {
 }
 
 void EngineCore::sendControl(PeerId to, const ControlMessage& message) {
+  if (to == kNoPeer) return;
   count("control.frames_sent");
   control_->send(to, encode(message));
 }
 
 void EngineCore::hasWork(PeerId to) {
+  if (to == kNoPeer) return;
   PeerLink& peer = peers_[to.value];
   if (peer.dirty || peer.starved || !peer.lane_open) return;
   peer.dirty = true;

@@ -118,7 +118,7 @@ void GroupRuntime::perform(const effect::Reduce& e) {
   const RoundShape* found = machine_.shapeOf(e.seq, e.schema);
   if (found == nullptr) return;
   const RoundShape shape = *found;
-  const Layout layout(shape.numel, elementSize(shape.dtype), config_.size, e.seq);
+  const Layout layout = layoutOf(shape, e.seq);
   KeptResult result;
   result.block = host_.pool().allocate(static_cast<std::uint32_t>(layout.bytes(e.chunk)));
   const auto actual = reduceInto(e, shape, layout.range(e.chunk).size(), result.block.data());

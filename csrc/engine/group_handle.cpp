@@ -1,6 +1,7 @@
 #include "engine/group_handle.hpp"
 
 #include <algorithm>
+#include <utility>
 
 namespace papilio::engine {
 
@@ -125,9 +126,47 @@ void GroupHandle::leave() {
   shared_->changed.wait_for(lock, std::chrono::milliseconds(1500), [&] { return shared_->left; });
 }
 
+void GroupHandle::retire() {
+  {
+    std::lock_guard lock(shared_->mutex);
+    if (std::exchange(shared_->aborted, true)) return;
+  }
+  engine_->post([engine = engine_.get(), id = id_] { engine->leave(id); });
+}
+
 bool GroupHandle::aborted() const {
   std::lock_guard lock(shared_->mutex);
   return shared_->aborted || shared_->left;
+}
+
+Boundary GroupHandle::boundary() {
+  const Boundary ended{Boundary::Kind::ended, {}, {}};
+  const auto step = ++shared_->boundaries;  // before the look at `asks`: see changeView()
+  if (!shared_->asks) return {};
+  const auto answer = std::make_shared<std::promise<Boundary>>();
+  auto future = answer->get_future();
+  const bool posted = engine_->post([engine = engine_.get(), id = id_, step, answer, ended] {
+    GroupRuntime* group = engine->group(id);
+    if (group == nullptr) return answer->set_value(ended);
+    group->boundary(step, [answer](const Boundary& boundary) { answer->set_value(boundary); });
+  });
+  if (!posted) return ended;
+  try {
+    return future.get();  // the machine's clock ends it, or the end of the engine
+  } catch (const std::future_error&) {
+    return ended;
+  }
+}
+
+void GroupHandle::want(const Joiner& joiner) {
+  engine_->post([engine = engine_.get(), id = id_, joiner] { engine->want(id, joiner); });
+}
+
+void GroupHandle::giveUpOn(const ContributorSet& ranks, const std::string& why) {
+  ask<bool>([=](EngineCore&, GroupRuntime& group) {
+    ranks.forEach([&](Rank rank) { group.gone(rank, fault::Reason::unreachable, why); });
+    return true;
+  });
 }
 
 template <class Answer>

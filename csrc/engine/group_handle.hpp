@@ -21,7 +21,11 @@ class GroupHandle final : public Group {
   void cancel(Seq seq, fault::ErrorKind kind, const std::string& text) override;
   void abort(const std::string& why) override;
   void leave() override;
+  void retire() override;
   bool aborted() const override;
+  Boundary boundary() override;
+  void want(const Joiner& joiner) override;
+  void giveUpOn(const ContributorSet& ranks, const std::string& why) override;
   std::vector<PeerInfo> peers() override;
   std::vector<BlacklistInfo> blacklist() override;
   void ban(Rank rank, const std::string& reason, std::optional<Duration> term) override;

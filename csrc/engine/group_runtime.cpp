@@ -20,6 +20,19 @@ fault::MachineConfig machineConfig(const GroupConfig& config, Incarnation incarn
   out.size = config.size;
   out.options = config.options;
   out.seed = incarnation.value;
+  out.view = config.view;
+  out.absent = config.absent;
+  out.absent_because = config.absent_because;
+  return out;
+}
+
+fault::ViewChange::Config viewConfig(const GroupConfig& config, Incarnation incarnation) {
+  fault::ViewChange::Config out;
+  out.me = config.rank;
+  out.members = ContributorSet::firstN(config.size) - config.absent;
+  out.quorum = config.options.quorum;
+  out.patience = config.options.patience;
+  out.seed = incarnation.value;
   return out;
 }
 
@@ -34,10 +47,14 @@ GroupRuntime::GroupRuntime(GroupHost& host, GroupConfig config, std::vector<Peer
       shared_(std::move(shared)),
       machine_(machineConfig(config_, incarnation)),
       p2p_(config_.rank, config_.size),
+      views_(viewConfig(config_, incarnation)),
       outboxes_(config_.size, Outbox(kCreditsPerShard)),
       block_bytes_(maxChunkBytes(config_.size)) {
   joined_.insert(config_.rank);
-  if (config_.rank == Rank{0})
+  config_.absent.forEach([&](Rank rank) { p2p_.peerGone(rank, config_.absent_because); });
+  shared_->boundaries = config_.boundaries;
+  if (config_.view > ViewNumber{1}) announceView();
+  if (config_.rank == Rank{0} && config_.view == ViewNumber{1})
     host_.log(LogLevel::info, prefix(Seq{}) + describeDeadlines(config_.options));
 }
 
@@ -48,13 +65,17 @@ std::optional<Rank> GroupRuntime::rankOf(PeerId peer) const {
   return std::nullopt;
 }
 
+Layout GroupRuntime::layoutOf(const RoundShape& shape, Seq seq) const {
+  return {shape.numel, elementSize(shape.dtype), config_.size, seq, config_.absent};
+}
+
 void GroupRuntime::allreduce(Seq seq, const AllreduceRequest& request, Duration timeout,
                              Clock::time_point issued, DoneFn done) {
   Local& local = locals_[seq];
   local.data = static_cast<std::byte*>(request.data);
   local.shape = request.shape;
   local.schema = schemaOf(request.shape, config_.id, machine_.view());
-  local.layout = Layout(request.shape.numel, elementSize(request.shape.dtype), config_.size, seq);
+  local.layout = layoutOf(request.shape, seq);
   local.issued = issued;
   local.done = std::move(done);
   machine_.enterAllreduce(host_.now(), seq, request.shape, timeout);
@@ -99,6 +120,7 @@ void GroupRuntime::abort(const std::string& why) {
   drain();
   p2p_.cancelAll(fault::ErrorKind::aborted, why);
   drainMessages();
+  answerBoundary({Boundary::Kind::ended, {}, {}});
 }
 
 void GroupRuntime::abandon(const std::string& why) {
@@ -114,6 +136,7 @@ void GroupRuntime::abandon(const std::string& why) {
   };
   for (auto& [seq, local] : std::exchange(locals_, {})) end(seq, local.shape, local.done);
   for (auto& [id, message] : std::exchange(messages_, {})) end(id, message.shape, message.done);
+  answerBoundary({Boundary::Kind::ended, {}, {}});
 }
 
 void GroupRuntime::ban(Rank rank, std::optional<Duration> term, const std::string& why) {
@@ -142,6 +165,9 @@ void GroupRuntime::gone(Rank rank, fault::Reason reason, const std::string& evid
     std::lock_guard lock(shared_->mutex);
     shared_->refused[rank] = evidence;
   }
+  changeView([&](std::uint64_t reached) {
+    views_.gone(host_.now(), rank, reason == fault::Reason::dead, reached);
+  });
   settleReady();
   drain();
   drainMessages();
@@ -164,6 +190,10 @@ void GroupRuntime::control(Rank from, const ControlBody& body) {
   if (const auto* offer = std::get_if<msg::Offer>(&body)) return message(*offer);
   if (const auto* accept = std::get_if<msg::Accept>(&body)) return message(*accept);
   if (const auto* withdraw = std::get_if<msg::Withdraw>(&body)) return message(*withdraw);
+  if (const auto* ballot = std::get_if<msg::Ballot>(&body)) {
+    return changeView(
+        [&](std::uint64_t reached) { views_.control(host_.now(), from, *ballot, reached); });
+  }
   machine_.control(host_.now(), from, body);
   drain();
 }
@@ -178,6 +208,8 @@ void GroupRuntime::tick() {
   drain();
   p2p_.tick(host_.now());
   drainMessages();
+  if (host_.now() < views_.nextDeadline()) return;
+  changeView([&](std::uint64_t reached) { views_.tick(host_.now(), reached); });
 }
 
 void GroupRuntime::message(Rank from, const DataHeader& header,

@@ -2,6 +2,7 @@
 // to be sent to whom. Progress thread only, except GroupShared.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -22,6 +23,7 @@
 #include "engine/round_buffers.hpp"
 #include "fault/machine.hpp"
 #include "fault/p2p.hpp"
+#include "fault/view_change.hpp"
 
 namespace papilio::engine {
 
@@ -45,6 +47,8 @@ struct GroupShared {
   std::deque<fault::Report> reports;      // newest last
   bool aborted = false;
   bool left = false;
+  std::atomic<std::uint64_t> boundaries{0};  // that the local rank has reached
+  std::atomic<bool> asks{false};             // it must wait at each for an answer
 };
 
 // A message ready for the lane.
@@ -76,6 +80,11 @@ class GroupRuntime {
   void ban(Rank rank, std::optional<Duration> term, const std::string& why);
   void unban(Rank rank);
 
+  // group_views.cpp: membership. `answer` runs once, here or later.
+  void boundary(std::uint64_t step, std::function<void(const Boundary&)> answer);
+  void want(const Joiner& joiner);
+  void unwant(const Joiner& joiner);
+
   // Peers.
   void joined(Rank rank, Incarnation incarnation);
   void gone(Rank rank, fault::Reason reason, const std::string& evidence);
@@ -83,7 +92,9 @@ class GroupRuntime {
   void message(Rank from, const DataHeader& header, std::span<const std::byte> payload);
   void paused(Duration gap);
   void tick();
-  Time nextDeadline() const { return std::min(machine_.nextDeadline(), p2p_.nextDeadline()); }
+  Time nextDeadline() const {
+    return std::min({machine_.nextDeadline(), p2p_.nextDeadline(), views_.nextDeadline()});
+  }
 
   // Fills `out` with the next message for `to`. False: nothing, or no staging memory now
   // (`starved`).
@@ -111,6 +122,7 @@ class GroupRuntime {
     DoneFn done;
   };
 
+  Layout layoutOf(const RoundShape& shape, Seq seq) const;
   void drain();
   void perform(const fault::effect::SendContribution& e);
   void perform(const fault::effect::DropContributions& e);
@@ -154,6 +166,16 @@ class GroupRuntime {
   void perform(const fault::p2p::SendBlocks& e);
   void perform(const fault::p2p::Finish& e);
 
+  // group_views.cpp
+  void changeView(const std::function<void(std::uint64_t reached)>& event);
+  void answerBoundary(Boundary answer);
+  void perform(const fault::view::SendControl& e);
+  void perform(const fault::view::Pass& e);
+  void perform(const fault::view::Install& e);
+  void perform(const fault::view::Expelled& e);
+  void perform(const fault::view::Undecided& e);
+  void announceView();
+
   std::uint32_t mostKept() const;
   bool keep(Rank from, const DataHeader& header, std::span<const std::byte> payload);
   bool apply(const DataHeader& header, std::span<const std::byte> payload);
@@ -169,7 +191,9 @@ class GroupRuntime {
   std::shared_ptr<GroupShared> shared_;
   fault::Machine machine_;
   fault::P2p p2p_;
-  std::map<Seq, Message> messages_;  // of the local rank, not over
+  fault::ViewChange views_;
+  std::function<void(const Boundary&)> boundary_;  // the local rank waits for it
+  std::map<Seq, Message> messages_;                // of the local rank, not over
   RoundBuffers buffers_;
   std::vector<Outbox> outboxes_;  // by rank
   std::map<Seq, Local> locals_;

@@ -15,6 +15,7 @@ namespace papilio::engine {
 
 // Index of a peer process inside this engine; given by the engine, dense from 0, never reused.
 using PeerId = StrongId<struct PeerIdTag, std::uint32_t>;
+inline constexpr PeerId kNoPeer{0xffffffff};  // of a slot without a process
 // Opaque to the transport; handed back when the send's memory is free again.
 using SendToken = std::uint64_t;
 

@@ -21,6 +21,7 @@ Machine::Machine(MachineConfig config)
       policy_(config.options.patience),
       forgotten_before_(1) {
   members_.at(config.me).ever_contributed = true;
+  members_.leaveOut(config.absent, config.absent_because);
 }
 
 Effects Machine::takeEffects() {
@@ -163,7 +164,7 @@ bool Machine::quorumHolds() const {
 RoundError Machine::quorumError() const {
   RoundError error;
   error.kind = ErrorKind::quorum_lost;
-  error.ranks = members_.all() - members_.present();
+  error.ranks = members_.slots() - members_.present();
   error.text =
       std::to_string(members_.present().count()) + " of " + std::to_string(config_.size) +
       " members are left, fewer than min_peers=" + std::to_string(config_.options.min_peers);

@@ -38,6 +38,8 @@ struct MachineConfig {
   std::uint32_t size = 1;
   GroupOptions options;
   std::uint64_t seed = 0;  // jitter
+  ContributorSet absent;   // slots without a process in this view, and why
+  Reason absent_because = Reason::dead;
 };
 
 // What to do with the payload of a data message.

@@ -13,6 +13,14 @@ Members::Members(std::uint32_t n, Rank me, const GroupOptions& options, std::uin
   at(me).link = Member::Link::up;
 }
 
+void Members::leaveOut(const ContributorSet& absent, Reason why) {
+  absent_ = absent;
+  absent.forEach([&](Rank rank) {
+    at(rank).link = Member::Link::gone;
+    at(rank).gone_reason = why;
+  });
+}
+
 bool Members::gone(Rank rank) const { return goneReason(rank) != Reason::none; }
 
 Reason Members::goneReason(Rank rank) const {

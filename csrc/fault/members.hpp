@@ -53,10 +53,14 @@ struct Member {
 class Members {
  public:
   Members(std::uint32_t n, Rank me, const GroupOptions& options, std::uint64_t jitter_seed);
+  // Slots that have no process in this view, and why; before anything else.
+  void leaveOut(const ContributorSet& absent, Reason why);
+  const ContributorSet& absent() const { return absent_; }
 
   std::uint32_t size() const { return n_; }
   Rank me() const { return me_; }
-  ContributorSet all() const { return ContributorSet::firstN(n_); }
+  ContributorSet slots() const { return ContributorSet::firstN(n_); }
+  ContributorSet all() const { return slots() - absent_; }  // of this view
   Member& at(Rank rank) { return members_[rank.value]; }
   const Member& at(Rank rank) const { return members_[rank.value]; }
   Blacklist& blacklist() { return blacklist_; }
@@ -119,6 +123,7 @@ class Members {
   std::uint32_t n_;
   Rank me_;
   std::uint32_t slow_strikes_;
+  ContributorSet absent_;
   std::array<Member, kMaxRanks> members_;
   Blacklist blacklist_;
 };

@@ -19,7 +19,7 @@ Reduction::Reduction(const Members& members, const ArrivalPolicy& policy, Seq se
       seq_(seq),
       schema_(schema),
       shape_(shape),
-      layout_(shape.numel, elementSize(shape.dtype), members.size(), seq),
+      layout_(shape.numel, elementSize(shape.dtype), members.size(), seq, members.absent()),
       first_seen_(members.size(), kNever),
       last_seen_(members.size(), Time{}),
       held_until_(members.size(), Time{}),

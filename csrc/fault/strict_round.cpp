@@ -32,7 +32,7 @@ StrictRound::StrictRound(const Members& members, Seq seq, SchemaHash schema, Str
 }
 
 void StrictRound::start(Effects& out) {
-  const ContributorSet needed = spec_.needs_all ? members_.all() : spec_.needed;
+  const ContributorSet needed = spec_.needs_all ? members_.slots() : spec_.needed;
   const ContributorSet missing = needed - taking_part_;
   if (!missing.empty()) {
     const Rank first = missing.ranks().front();

@@ -63,7 +63,7 @@ BackendPapilio::BackendPapilio(std::shared_ptr<Process> process, int rank, int s
 c10::intrusive_ptr<BackendPapilio> BackendPapilio::atStore(c10d::Store& store, int rank, int size,
                                                            std::string name, Settings settings,
                                                            Millis timeout, Listeners listeners,
-                                                           bool deferred) {
+                                                           bool deferred, bool rejoin) {
   auto process = Process::acquire(settings.transport, [&] {
     return ProcessSettings{settings.interface, jobSecret(store), settings.log_level,
                            settings.transport};
@@ -72,8 +72,13 @@ c10::intrusive_ptr<BackendPapilio> BackendPapilio::atStore(c10d::Store& store, i
       c10::make_intrusive<BackendPapilio>(std::move(process), rank, size, std::move(name),
                                           std::move(settings), timeout, std::move(listeners));
   if (deferred) return backend;
-  backend->enter(meet(store, rank, size, backend->process_->engine().localRecord(),
-                      backend->identity_, backend->timeout_.load()));
+  auto met = meet(store, rank, size, backend->process_->engine().localRecord(), backend->identity_,
+                  backend->timeout_.load(), rejoin);
+  if (met.view == ViewNumber{0}) {
+    backend->beAlone(std::move(met));
+  } else {
+    backend->enter(std::move(met));
+  }
   return backend;
 }
 
@@ -260,6 +265,7 @@ BackendPapilio::WorkPtr BackendPapilio::submitAny(Issue issue, Request request) 
 }
 
 BackendPapilio::WorkPtr BackendPapilio::submit(Issue issue, engine::StrictRequest request) {
+  if (alone()) request = answeredAlone(std::move(request));
   return submitAny(std::move(issue), std::move(request));
 }
 

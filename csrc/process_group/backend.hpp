@@ -42,11 +42,12 @@ class BackendPapilio final : public c10d::Backend {
 
   // Meets the other ranks at the store and waits until all are connected; throws what meet() throws
   // and DistBackendError for ranks that can not be reached within `timeout`. `deferred`: meets
-  // nobody, and has no members before reconfigure().
+  // nobody, and has no members before reconfigure(). `rejoin`: may take the place of a process
+  // that died; the rank is then alone() until install().
   static c10::intrusive_ptr<BackendPapilio> atStore(c10d::Store& store, int rank, int size,
                                                     std::string name, Settings settings,
                                                     Millis timeout, Listeners listeners,
-                                                    bool deferred);
+                                                    bool deferred, bool rejoin);
   // A backend that has no members yet; used by the functions that make groups.
   BackendPapilio(std::shared_ptr<Process> process, int rank, int size, std::string name,
                  Settings settings, Millis timeout, Listeners listeners);
@@ -153,9 +154,31 @@ class BackendPapilio final : public c10d::Backend {
   std::shared_ptr<engine::Group> group();
   const std::string& name() const { return name_; }
   const Settings& settings() const { return settings_; }
+  std::uint64_t number() const { return identity_; }  // among the backends of this process
   // How often reconfigure() has installed members; rounds are numbered from 1 after each.
   std::uint64_t generation() const { return generation_; }
   engine::StatsMap engineStats();
+
+  // Membership that changes between training steps (backend_views.cpp; papilio/_membership.py).
+  // Nobody else is in the group: its collectives complete with the own values.
+  bool alone() const { return alone_; }
+  Meeting membership() const;
+  std::string record() const;  // of this process, as a joiner
+  void want(const Joiner& joiner);
+  // Connects to processes, and says how many of them are there or may still come.
+  std::size_t meetMembers(const std::vector<std::string>& records);
+  // Blocks while a change is being decided; see engine::Group::boundary().
+  engine::Boundary boundary();
+  // The membership that a decision leads to; the same on all members.
+  Meeting following(const NextView& next) const;
+  // Leaves the present view for that one. Waits up to patience for its members and goes on without
+  // those that did not come; returns them. Not at the same time as a collective of another thread.
+  std::map<Rank, std::string> install(Meeting next);
+  // Point to point, for what a new member is told; `channel` 0, 1, … keeps streams apart.
+  WorkPtr sendState(const at::Tensor& tensor, int to, int channel);
+  WorkPtr recvState(const at::Tensor& tensor, int from, int channel);
+  // Leaves the group and is alone; to come back as a joiner.
+  void withdraw();
 
   // A group of this process that is open, for onlookers; any thread. Before its first
   // reconfigure() it has no `group`.
@@ -192,6 +215,7 @@ class BackendPapilio final : public c10d::Backend {
   std::string describe(const Meeting& met, const std::map<Rank, std::string>& missing) const;
   void enter(Meeting met);  // open() and wait; throws DistBackendError naming who is missing
   void join(std::shared_ptr<engine::Group> group, Meeting met, int rank);
+  void beAlone(Meeting met);
   c10::intrusive_ptr<BackendPapilio> derive(const std::string& name, const std::vector<int>& ranks,
                                             const c10::intrusive_ptr<Options>& opts);
   WorkPtr ended(const char* op, Millis timeout, const fault::RoundError& error);
@@ -230,6 +254,7 @@ class BackendPapilio final : public c10d::Backend {
   std::atomic<std::uint64_t> last_number_{0};
   std::atomic<std::uint64_t> generation_{0};
   std::atomic<bool> timing_{false};
+  std::atomic<bool> alone_{false};
   std::atomic<std::uint32_t> monitored_barriers_{0};
 
   mutable std::mutex state_mutex_;  // guards the following, and rank_ and size_

@@ -44,6 +44,14 @@ std::shared_ptr<engine::Group> BackendPapilio::open(const Meeting& met, int rank
   config.records = met.records;
   config.options = settings_.group;
   config.options.timeout = timeout;
+  config.view = met.view;
+  config.boundaries = met.boundaries;
+  config.absent = met.absent;
+  config.fresh = met.fresh;
+  if (met.view == ViewNumber{0}) {
+    config.absent_because = fault::Reason::left;
+    config.options.min_peers = 1;
+  }
   if (!settings_.fingerprint.empty()) {
     config.options.fingerprint = hashBytes(settings_.fingerprint) | 1;
   }
@@ -74,6 +82,7 @@ void BackendPapilio::join(std::shared_ptr<engine::Group> group, Meeting met, int
   size_ = static_cast<int>(met.records.size());
   group_ = std::move(group);
   met_ = std::move(met);
+  alone_ = met_.view == ViewNumber{0};
 }
 
 void BackendPapilio::enter(Meeting met) {
@@ -161,7 +170,7 @@ c10::intrusive_ptr<c10d::Backend> BackendPapilio::merge(
   const bool named = opts && !opts->group_name.empty();
   auto backend = atStore(*store, rank, size, named ? opts->group_name : name_ + ":merge",
                          ours != nullptr ? ours->settings : settings_,
-                         opts ? opts->timeout : timeout_.load(), listeners_, false);
+                         opts ? opts->timeout : timeout_.load(), listeners_, false, false);
   if (listeners_.on_group) listeners_.on_group(backend);
   return backend;
 }

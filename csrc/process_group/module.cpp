@@ -9,6 +9,7 @@
 
 #include "engine/deadlines.hpp"
 #include "process_group/backend.hpp"
+#include "process_group/membership_python.hpp"
 #include "process_group/to_python.hpp"
 
 namespace papilio::pg {
@@ -36,6 +37,10 @@ void bindSettings(py::module_& m) {
       .def("set_slow_strikes", [](Settings& s, std::uint32_t v) { s.group.slow_strikes = v; })
       .def("set_blacklist_seconds",
            [](Settings& s, double v) { s.group.blacklist_base = fromSeconds(v); })
+      .def("set_quorum_majority",
+           [](Settings& s, bool majority) {
+             s.group.quorum = majority ? fault::Quorum::majority : fault::Quorum::live;
+           })
       .def("set_min_peers", [](Settings& s, std::uint32_t v) { s.group.min_peers = v; })
       .def("set_weight", [](Settings& s, float v) { s.group.weight = v; })
       .def("set_nonfinite_propagate",
@@ -105,11 +110,12 @@ c10::intrusive_ptr<BackendPapilio> create(const c10::intrusive_ptr<c10d::Store>&
                                           int size, const std::string& name,
                                           const Settings& settings,
                                           std::chrono::milliseconds timeout, bool deferred,
-                                          const py::object& on_event, const py::object& on_group) {
+                                          bool rejoin, const py::object& on_event,
+                                          const py::object& on_group) {
   auto listeners = listenersOf(on_event, on_group);
   py::gil_scoped_release unlocked;
   return BackendPapilio::atStore(*store, rank, size, name, settings, timeout, std::move(listeners),
-                                 deferred);
+                                 deferred, rejoin);
 }
 
 py::list reportList(BackendPapilio& backend, std::size_t last) {
@@ -167,9 +173,10 @@ py::list openGroups() {
   return out;
 }
 
-void bindBackend(py::module_& m) {
+py::class_<BackendPapilio, c10::intrusive_ptr<BackendPapilio>, c10d::Backend> bindBackend(
+    py::module_& m) {
   using Backend = BackendPapilio;
-  py::class_<Backend, c10::intrusive_ptr<Backend>, c10d::Backend>(m, "Backend")
+  return py::class_<Backend, c10::intrusive_ptr<Backend>, c10d::Backend>(m, "Backend")
       .def("_reports", &reportList, py::arg("last"))
       .def("_peers",
            [](Backend& b) {
@@ -228,10 +235,10 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   });
   bindSettings(m);
   bindOptions(m);
-  bindBackend(m);
+  bindMembership(bindBackend(m));
   m.def("create", &create, py::arg("store"), py::arg("rank"), py::arg("size"), py::arg("name"),
-        py::arg("settings"), py::arg("timeout"), py::arg("deferred"), py::arg("on_event"),
-        py::arg("on_group"));
+        py::arg("settings"), py::arg("timeout"), py::arg("deferred"), py::arg("rejoin"),
+        py::arg("on_event"), py::arg("on_group"));
   m.def("work_report", [](const c10::intrusive_ptr<c10d::Work>& work) -> py::object {
     const auto* ours = dynamic_cast<const WorkPapilio*>(work.get());
     if (ours == nullptr) {

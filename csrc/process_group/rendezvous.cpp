@@ -15,8 +15,10 @@ namespace {
 
 // `turn`: how often the rank has come to this store to meet. A group that is created again in the
 // same processes must not find the addresses of the one before.
+std::string placeOf(std::int64_t turn) { return "papilio/" + std::to_string(turn); }
+
 std::string keyOf(std::int64_t turn, int rank) {
-  return "papilio/" + std::to_string(turn) + "/rank/" + std::to_string(rank);
+  return placeOf(turn) + "/rank/" + std::to_string(rank);
 }
 
 struct Published {
@@ -76,23 +78,52 @@ void waitForAll(c10d::Store& store, std::int64_t turn, int size, std::chrono::mi
   }
 }
 
+struct Turn {
+  std::int64_t number = 0;
+  bool met = false;  // the others have met at it, with another process as this rank
+};
+
 // Takes this rank's turn. A rank that was restarted after everybody had met would wait for peers
 // that do not wait for it; its predecessor's entry is told from one of an earlier group of this
 // process by the group's number.
-std::int64_t takeTurn(c10d::Store& store, const std::string& turns, int rank, int size,
-                      const Published& mine) {
+Turn takeTurn(c10d::Store& store, const std::string& turns, int rank, int size,
+              const Published& mine, bool rejoin) {
   const std::int64_t turn = store.add(turns, 1);
-  if (turn == 1 || !store.check({keyOf(turn - 1, rank)})) return turn;
+  if (turn == 1 || !store.check({keyOf(turn - 1, rank)})) return {turn};
   const auto before = parsePublished(store.get_to_str(keyOf(turn - 1, rank)), rank);
-  if (before.number != mine.number) return turn;
+  if (before.number != mine.number) return {turn};
   store.add(turns, -1);
   std::vector<std::string> keys;
   for (int r = 0; r < size; ++r) keys.push_back(keyOf(turn - 1, r));
-  TORCH_CHECK_WITH(DistBackendError, !store.check(keys), "papilio: rank ", rank,
-                   " is in this group already, as another process; a restarted rank cannot enter a "
-                   "group that runs: start the whole job again, and check that no two processes "
-                   "have the same RANK");
-  return turn - 1;  // not everybody was there: the new entry replaces the old one
+  // Unless everybody was there, the new entry replaces the old one.
+  if (!store.check(keys)) return {turn - 1};
+  TORCH_CHECK_WITH(DistBackendError, rejoin, "papilio: rank ", rank,
+                   " is in this group already, as another process. If that process has died and "
+                   "this one is to take its place, start it with PAPILIO_REJOIN=1 and call "
+                   "papilio.attach() (python -m papilio.run --restarts does the first); otherwise "
+                   "two processes have the same RANK");
+  return {turn - 1, true};
+}
+
+Meeting whoMet(c10d::Store& store, std::int64_t turn, int rank, int size, const Published& mine) {
+  Meeting out;
+  out.place = placeOf(turn);
+  std::string identity;
+  for (int r = 0; r < size; ++r) {
+    const auto text = store.get_to_str(keyOf(turn, r));
+    const auto theirs = parsePublished(text, r);
+    TORCH_CHECK_WITH(DistBackendError, theirs.version == mine.version, "papilio: rank ", r,
+                     " runs ", theirs.version, ", this rank ", rank, " runs ", mine.version,
+                     "; install the same version everywhere");
+    TORCH_CHECK_WITH(DistBackendError, theirs.size == size, "papilio: rank ", r,
+                     " was started with world size ", theirs.size, ", this rank ", rank, " with ",
+                     size, "; start all ranks with the same world size");
+    identity += text + "\n";
+    out.records.push_back(theirs.record);
+  }
+  const auto hash = hashBytes(identity);
+  out.id = GroupId{static_cast<std::uint32_t>(hash ^ (hash >> 32))};
+  return out;
 }
 
 // The meeting failed: a second attempt is the same turn again.
@@ -118,10 +149,15 @@ std::string randomHex() {
 }  // namespace
 
 Meeting meet(c10d::Store& store, int rank, int size, const std::string& record,
-             std::uint64_t group_number, std::chrono::milliseconds limit) {
+             std::uint64_t group_number, std::chrono::milliseconds limit, bool rejoin) {
   const Published mine{"papilio " PAPILIO_VERSION, size, group_number, record};
   const std::string turns = "papilio/turns/" + std::to_string(rank);
-  const std::int64_t turn = takeTurn(store, turns, rank, size, mine);
+  const auto [turn, met] = takeTurn(store, turns, rank, size, mine, rejoin);
+  if (met) {
+    auto out = whoMet(store, turn, rank, size, mine);
+    out.view = ViewNumber{0};
+    return out;
+  }
   store.set(keyOf(turn, rank), encodePublished(mine));
   try {
     waitForAll(store, turn, size, limit);
@@ -129,23 +165,7 @@ Meeting meet(c10d::Store& store, int rank, int size, const std::string& record,
     takeBack(store, turns);
     throw;
   }
-  Meeting out;
-  std::string identity;
-  for (int r = 0; r < size; ++r) {
-    const auto text = store.get_to_str(keyOf(turn, r));
-    const auto theirs = parsePublished(text, r);
-    TORCH_CHECK_WITH(DistBackendError, theirs.version == mine.version, "papilio: rank ", r,
-                     " runs ", theirs.version, ", this rank ", rank, " runs ", mine.version,
-                     "; install the same version everywhere");
-    TORCH_CHECK_WITH(DistBackendError, theirs.size == size, "papilio: rank ", r,
-                     " was started with world size ", theirs.size, ", this rank ", rank, " with ",
-                     size, "; start all ranks with the same world size");
-    identity += text + "\n";
-    out.records.push_back(theirs.record);
-  }
-  const auto hash = hashBytes(identity);
-  out.id = GroupId{static_cast<std::uint32_t>(hash ^ (hash >> 32))};
-  return out;
+  return whoMet(store, turn, rank, size, mine);
 }
 
 std::string jobSecret(c10d::Store& store) {

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <utility>
 
 #include "engine/kernels.hpp"
 
@@ -169,6 +170,42 @@ StrictRequest shardedAllreduce(Ring ring, const RoundShape& shape, Buffer tensor
 StrictRequest strictAllreduce(Ring ring, const RoundShape& shape, Buffer tensor) {
   return tensor.bytes <= kDirectBytes ? directAllreduce(ring, shape, tensor)
                                       : shardedAllreduce(ring, shape, tensor);
+}
+
+namespace {
+
+void answerAlone(const std::vector<StrictPhase::Piece>& pieces) {
+  for (const auto& wanted : pieces) {
+    if (wanted.recv == nullptr) continue;
+    const auto own = std::find_if(pieces.begin(), pieces.end(), [&](const auto& piece) {
+      return piece.send != nullptr && piece.send_bytes == wanted.recv_bytes;
+    });
+    if (own != pieces.end()) copyBytes(wanted.recv, own->send, wanted.recv_bytes);
+  }
+}
+
+}  // namespace
+
+StrictRequest answeredAlone(StrictRequest request) {
+  request.shape.strict = true;
+  request.needs_all = false;
+  request.needed = {};
+  if (request.shape.kind == OpKind::broadcast && !request.phases.empty()) {
+    const auto size = request.phases[0].pieces.size();  // the tensor stays as it is
+    request.phases.assign(1, StrictPhase{std::vector<StrictPhase::Piece>(size), nullptr});
+  }
+  for (auto& phase : request.phases) {
+    const auto pieces =
+        std::exchange(phase.pieces, std::vector<StrictPhase::Piece>(phase.pieces.size()));
+    // A phase that only receives has nothing to receive: its output stays as it is.
+    const bool sends = std::any_of(pieces.begin(), pieces.end(),
+                                   [](const auto& piece) { return piece.send != nullptr; });
+    phase.then = [pieces, sends, then = std::move(phase.then)](const ContributorSet& members) {
+      answerAlone(pieces);
+      if (then && sends) then(members);
+    };
+  }
+  return request;
 }
 
 StrictRequest strictBroadcast(Ring ring, const RoundShape& shape, Buffer tensor) {

@@ -54,4 +54,8 @@ engine::StrictRequest strictAlltoall(Ring ring, const RoundShape& shape,
 // One step without data.
 engine::StrictRequest strictBarrier(Ring ring);
 
+// The request as it is answered when nobody else is there: what would come from others is this
+// rank's own piece where it sends one of that size, and else stays as it is.
+engine::StrictRequest answeredAlone(engine::StrictRequest request);
+
 }  // namespace papilio::pg

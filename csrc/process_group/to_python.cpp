@@ -25,7 +25,7 @@ py::dict toDict(const Settings& settings) {
   out["slow_strikes"] = group.slow_strikes;
   out["blacklist_seconds"] = toSeconds(group.blacklist_base);
   out["min_peers"] = group.min_peers;
-  out["quorum"] = "live";
+  out["quorum"] = settings.group.quorum == fault::Quorum::live ? "live" : "majority";
   out["weight"] = group.weight;
   out["fingerprint"] = settings.fingerprint;
   out["nonfinite"] = group.nonfinite == fault::NonFinite::propagate ? "propagate" : "drop";

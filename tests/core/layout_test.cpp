@@ -5,17 +5,23 @@
 
 #include <set>
 
+#include "core/hash.hpp"
+
 namespace papilio {
 namespace {
 
-void expectPartition(std::uint64_t numel, std::size_t element, std::uint32_t n, Seq seq) {
-  const Layout layout(numel, element, n, seq);
+void expectPartition(std::uint64_t numel, std::size_t element, std::uint32_t n, Seq seq,
+                     const ContributorSet& absent = {}) {
+  const Layout layout(numel, element, n, seq, absent);
   SCOPED_TRACE("numel " + std::to_string(numel) + " element " + std::to_string(element) + " n " +
                std::to_string(n));
   std::uint64_t next = 0;
   std::uint32_t seen = 0;
   for (std::uint32_t r = 0; r < n; ++r) {
     const auto span = layout.shardChunks(Rank{r});
+    if (absent.contains(Rank{r})) {
+      ASSERT_EQ(span.count, 0U);
+    }
     for (std::uint32_t i = 0; i < span.count; ++i) {
       const ChunkIndex chunk{span.first + i};
       ASSERT_LT(chunk.value, layout.chunkCount());
@@ -41,6 +47,26 @@ TEST(Layout, IsAPartition) {
       }
     }
   }
+}
+
+TEST(Layout, WhoIsAbsentOwnsNothingAndTheOthersShareEvenly) {
+  for (std::uint64_t seed = 1; seed < 200; ++seed) {
+    const auto n = static_cast<std::uint32_t>(2 + mix64(seed) % 30);
+    ContributorSet absent;
+    for (std::uint32_t r = 0; r + 1 < n; ++r) {
+      if (mix64(seed * 100 + r) % 3 == 0) absent.insert(Rank{(r + seed) % n});
+    }
+    for (const std::uint64_t numel : {0ull, 5ull, 65537ull, 1000003ull}) {
+      expectPartition(numel, 4, n, Seq{seed}, absent);
+    }
+  }
+  // As many shards as there are members, of the size that they would have in a smaller group.
+  ContributorSet first;
+  first.insert(Rank{0});
+  const Layout three(1 << 20, 4, 4, Seq{1}, first);
+  const Layout small(1 << 20, 4, 3, Seq{1});
+  EXPECT_EQ(three.chunkCount(), small.chunkCount());
+  EXPECT_EQ(three.owner(ChunkIndex{0}), Rank{1});
 }
 
 TEST(Layout, SmallTensorsSpreadOverReducers) {
