@@ -17,6 +17,7 @@ from papilio._options import log_level
 _LOOK = 0.2  # seconds between looks at the store
 _RETRY = 5.0  # seconds after one that failed
 _SAY = 10.0  # seconds between words about a wait
+_MEET = 20.0  # seconds in which a member must be met, if there is one
 _STORE_TIMEOUT = timedelta(seconds=10)
 
 
@@ -74,9 +75,10 @@ class _Watch(threading.Thread):
         with self._lock:
             asked = dict(self._asked)
         try:
-            records = self._membership.backend._membership()["records"]
+            view = self._membership.backend._membership()
             for rank, record in asked.items():
-                if 0 <= rank < len(records) and records[rank] != record:
+                known = 0 <= rank < len(view["records"])
+                if known and (rank in view["absent"] or view["records"][rank] != record):
                     self._membership.backend._want(rank, record)
         except RuntimeError:
             pass  # shut down meanwhile
@@ -154,14 +156,16 @@ class Membership:
         number = store.add(f"{place}/joins", 1)
         store.set(f"{place}/join/{number}", json.dumps({"rank": rank, "record": record}))
         admit = f"{place}/admit/{rank}/{record}"
-        begin = said = time.monotonic()
+        begin = said = met = time.monotonic()
         while not store.check([admit]):
-            if not self._members_left(store, place, rank):
+            connected, possible = self._members_left(store, place, rank)
+            now = time.monotonic()
+            met = now if connected else met
+            if not possible or now - met > _MEET:
                 raise QuorumLost(
                     f"papilio: rank {rank} was restarted, but no member of the group is left to "
                     "let it in; start the whole job again"
                 )
-            now = time.monotonic()
             if now - begin > wait:
                 raise DeadlineExceeded(
                     f"papilio: rank {rank} timed out after {wait:g} s of waiting to be let in; do "
@@ -177,8 +181,11 @@ class Membership:
         self._start_watch()
         return view["step"]
 
-    def _members_left(self, store, place: str, rank: int) -> bool:
-        """Keeps connections to the present members, so that they can see this process end."""
+    def _members_left(self, store, place: str, rank: int) -> tuple:
+        """Connects to the present members, so that they can see this process end.
+
+        Returns how many are connected, and how many are that or may still be.
+        """
         view = self.backend._membership()
         if store.check([f"{place}/view"]):
             view = json.loads(store.get(f"{place}/view"))
@@ -189,7 +196,7 @@ class Membership:
         ]
         if view["view"] == 0:  # no view but the first one so far, which had all ranks
             records = [r for other, r in enumerate(view["records"]) if other != rank]
-        return self.backend._meet(records) > 0
+        return self.backend._meet(records)
 
 
 def _refusal(what: str, ranks: list, backend) -> Exception:

@@ -9,9 +9,9 @@ buffers and parts of one state may come from several donors.
 import dataclasses
 import io
 import math
+import sys
 
 import torch
-from torch.distributed.tensor import DTensor
 
 from papilio import _native
 
@@ -30,6 +30,12 @@ class Slot:
     def view(self, flat: torch.Tensor) -> torch.Tensor:
         part = flat[self.start : self.start + self.nbytes]
         return part.view(self.dtype).view(self.shape)
+
+
+def _is_sharded(tensor) -> bool:
+    # Its import takes seconds: where it was not imported, there is none.
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
 
 
 def _sorted_keys(mapping):
@@ -56,7 +62,7 @@ class Snapshot:
         return ("value", node)
 
     def _add(self, tensor) -> int:
-        if isinstance(tensor, DTensor):
+        if _is_sharded(tensor):
             raise ValueError(
                 "papilio: the state holds sharded tensors (FSDP or tensor parallel); a rank that "
                 "was restarted cannot get its shards from others, which do not have them. Restart "

@@ -34,11 +34,14 @@ class Attachment:
     Attributes:
         step: finished steps of the whole job; the same on all members. A restarted rank has 0
             until it is let in, and then the number that the others have.
+        states_received: how often this rank took over the others' state: when it was let in, and
+            when members changed after its replica had drifted (local values in some rounds).
         joined: False on a restarted rank that still trains alone (its values do not count).
     """
 
     def __init__(self, model, optimizers, others, group, wait):
         self.step = 0
+        self.states_received = 0
         self._model = model
         self._optimizers = optimizers
         self._others = others
@@ -140,6 +143,7 @@ class Attachment:
                     f"rounds); takes over the state of rank {donors[0]}"
                 )
             self._load(receive(self._backend, donors).tree())
+            self.states_received += 1
         elif rank in donors and receivers:
             state = self._state()
             skeleton, flat = state.skeleton(), state.flat()

@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/ids.hpp"
@@ -158,8 +159,9 @@ class Engine {
   virtual std::shared_ptr<Group> createGroup(GroupConfig config) = 0;
   // Starts to connect to the process behind a record, before there is a common group.
   virtual void meet(const std::string& record) = 0;
-  // How many of these processes are connected or may still be.
-  virtual std::size_t reachable(const std::vector<std::string>& records) = 0;
+  // How many of these processes are connected, and how many are that or may still be.
+  virtual std::pair<std::size_t, std::size_t> reachable(
+      const std::vector<std::string>& records) = 0;
   // Ends all groups (their rounds fail with `aborted`), says goodbye, joins the thread; < 2 s. Not
   // on the progress thread, so callbacks must not hold the last reference.
   virtual void shutdown() = 0;

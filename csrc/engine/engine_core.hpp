@@ -36,7 +36,7 @@ class EngineCore final : public Engine,
   std::string localRecord() const override { return record_; }
   std::shared_ptr<Group> createGroup(GroupConfig config) override;
   void meet(const std::string& record) override;
-  std::size_t reachable(const std::vector<std::string>& records) override;
+  std::pair<std::size_t, std::size_t> reachable(const std::vector<std::string>& records) override;
   void shutdown() override;
   StatsMap stats() const override;
 

@@ -115,17 +115,20 @@ void EngineCore::meet(const std::string& record) {
   });
 }
 
-std::size_t EngineCore::reachable(const std::vector<std::string>& records) {
-  return ask<std::size_t>(
-      [this, records] {
-        return static_cast<std::size_t>(
-            std::count_if(records.begin(), records.end(), [this](const std::string& record) {
-              const auto known = peer_by_record_.find(record);
-              return known != peer_by_record_.end() &&
-                     peers_[known->second.value].state != PeerLink::State::down;
-            }));
-      },
-      0);
+std::pair<std::size_t, std::size_t> EngineCore::reachable(const std::vector<std::string>& records) {
+  using Counts = std::pair<std::size_t, std::size_t>;
+  const auto count_them = [this, records] {
+    Counts out;
+    for (const auto& record : records) {
+      const auto known = peer_by_record_.find(record);
+      if (known == peer_by_record_.end()) continue;
+      const auto state = peers_[known->second.value].state;
+      out.first += state == PeerLink::State::up ? 1 : 0;
+      out.second += state != PeerLink::State::down ? 1 : 0;
+    }
+    return out;
+  };
+  return ask<Counts>(count_them, Counts{});
 }
 
 void EngineCore::want(GroupId id, const Joiner& joiner) {

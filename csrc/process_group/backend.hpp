@@ -165,8 +165,8 @@ class BackendPapilio final : public c10d::Backend {
   Meeting membership() const;
   std::string record() const;  // of this process, as a joiner
   void want(const Joiner& joiner);
-  // Connects to processes, and says how many of them are there or may still come.
-  std::size_t meetMembers(const std::vector<std::string>& records);
+  // Connects to processes; see engine::Engine::reachable().
+  std::pair<std::size_t, std::size_t> meetMembers(const std::vector<std::string>& records);
   // Blocks while a change is being decided; see engine::Group::boundary().
   engine::Boundary boundary();
   // The membership that a decision leads to; the same on all members.

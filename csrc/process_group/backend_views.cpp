@@ -48,13 +48,14 @@ std::string BackendPapilio::record() const {
 
 void BackendPapilio::want(const Joiner& joiner) { group()->want(joiner); }
 
-std::size_t BackendPapilio::meetMembers(const std::vector<std::string>& records) {
+std::pair<std::size_t, std::size_t> BackendPapilio::meetMembers(
+    const std::vector<std::string>& records) {
   std::shared_ptr<Process> process;
   {
     std::lock_guard lock(state_mutex_);
     process = process_;
   }
-  if (!process) return 0;
+  if (!process) return {};
   for (const auto& record : records) process->engine().meet(record);
   return process->engine().reachable(records);
 }

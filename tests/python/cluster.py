@@ -191,10 +191,11 @@ class Cluster:
         }
         environment.update(options.pop("environment", {}))
         own = options.pop("environments", [{}] * n)  # by rank
-        self.ranks = [
-            Rank(rank, environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)} | own[rank])
+        self._environments = [
+            environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)} | own[rank]
             for rank in range(n)
         ]
+        self.ranks = [Rank(rank, mine) for rank, mine in enumerate(self._environments)]
 
     def __enter__(self):
         if self.init:
@@ -204,6 +205,17 @@ class Cluster:
     def start(self):
         for answer in self.all("init", timeout=90, options=self.options):
             assert answer["ok"], answer
+
+    def start_again(self, rank: int, rejoin: str) -> dict:
+        """A new process in the slot of one that has ended; what its init answers."""
+        self.ranks[rank].end()
+        self.ranks[rank] = Rank(rank, self._environments[rank] | {"PAPILIO_REJOIN": rejoin})
+        return self.ranks[rank].call("init", options=self.options)
+
+    def restart(self, rank: int) -> None:
+        """The same, for one that comes back into the group."""
+        answer = self.start_again(rank, "1")
+        assert answer["ok"], answer
 
     def __exit__(self, *_):
         for rank in self.ranks:
