@@ -132,7 +132,12 @@ std::pair<std::size_t, std::size_t> EngineCore::reachable(const std::vector<std:
 }
 
 void EngineCore::want(GroupId id, const Joiner& joiner) {
-  if (group(id) == nullptr || joiner.record == record_) return;
+  const GroupRuntime* asked = group(id);
+  if (asked == nullptr || joiner.rank.value >= asked->config().size) return;
+  const auto& config = asked->config();
+  const bool is_member =
+      !config.absent.contains(joiner.rank) && config.records[joiner.rank.value] == joiner.record;
+  if (is_member || joiner.record == record_) return;
   const PeerLink& peer = peers_[peerFor(joiner.record).value];
   if (peer.state == PeerLink::State::down) return;
   wanted_.emplace_back(id, joiner);

@@ -172,8 +172,11 @@ void ViewChange::resolve() {
 // Coordinator.
 
 bool ViewChange::needed(std::uint64_t reached) const {
+  const auto there = reachable();  // a slot is given away when its process does not answer
+  for (const auto& [rank, joiner] : wants_) {
+    if (!there.contains(rank)) return true;
+  }
   // Without boundaries no view can ever begin; a rank that has reached none may never do.
-  if (!wants_.empty()) return true;
   return reached != 0 && !(config_.members & gone_).empty();
 }
 
