@@ -14,6 +14,7 @@ _OTHER_VARIABLES = {
     "PAPILIO_SECRET_FILE",
     "PAPILIO_LOG",
     "PAPILIO_EVENTS_FILE",
+    "PAPILIO_TEST_HOOK",
 }
 _LOG_LEVELS = ("debug", "info", "warn", "error", "off")
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <random>
 
@@ -35,7 +36,8 @@ GroupRuntime::GroupRuntime(GroupHost& host, GroupConfig config, std::vector<Peer
       machine_(machineConfig(config_, incarnation)),
       p2p_(config_.rank, config_.size),
       outboxes_(config_.size, Outbox(kCreditsPerShard)),
-      block_bytes_(maxChunkBytes(config_.size)) {
+      block_bytes_(maxChunkBytes(config_.size)),
+      hook_(std::getenv("PAPILIO_TEST_HOOK")) {
   joined_.insert(config_.rank);
   if (config_.rank == Rank{0})
     host_.log(LogLevel::info, prefix(Seq{}) + describeDeadlines(config_.options));
@@ -57,6 +59,7 @@ void GroupRuntime::allreduce(Seq seq, const AllreduceRequest& request, Duration 
   local.layout = Layout(request.shape.numel, elementSize(request.shape.dtype), config_.size, seq);
   local.issued = issued;
   local.done = std::move(done);
+  hook_.at(TestPhase::before, seq);
   machine_.enterAllreduce(host_.now(), seq, request.shape, timeout);
   drain();
 }
