@@ -29,7 +29,9 @@ class Job:
         self._store = None
         self._folder = tempfile.TemporaryDirectory(prefix="papilio-chaos-")
         address, port = self._open_store(store, network)
-        environment = os.environ | {
+        # The cases say themselves which PAPILIO_* variables count.
+        ours = {k: v for k, v in os.environ.items() if not k.startswith("PAPILIO_")}
+        environment = ours | {
             "MASTER_ADDR": address,
             "MASTER_PORT": str(port),
             "WORLD_SIZE": str(n),
