@@ -2,7 +2,7 @@
 
 import pathlib
 
-from cases import FAULTS, PHASES, SIZES
+from cases import FAULTS, PHASES, RANKS, SIZES
 
 BEGIN = "<!-- chaos: begin (make chaos-docs writes what is between these lines) -->"
 END = "<!-- chaos: end -->"
@@ -10,15 +10,12 @@ END = "<!-- chaos: end -->"
 
 def cell(records: list) -> str:
     """The cases of one fault, phase and size; one word per number of ranks."""
-    words = []
-    for record in sorted(records, key=lambda r: r["ranks"]):
-        if record["result"] == "n/a":
-            words.append("n/a")
-        else:
-            words.append(f"{record['result']} {record['seconds']:.1f}")
-    if not words:
-        return "-"
-    return "n/a" if set(words) == {"n/a"} else " · ".join(words)
+    words = dict.fromkeys(RANKS, "-")
+    for record in records:
+        known = record["result"] == "n/a"
+        words[record["ranks"]] = "n/a" if known else f"{record['result']} {record['seconds']:.1f}"
+    same = len(set(words.values())) == 1
+    return next(iter(words.values())) if same else " · ".join(words.values())
 
 
 def rows(result: dict) -> list:
@@ -34,17 +31,14 @@ def rows(result: dict) -> list:
     return out
 
 
-def ranks_of(result: dict) -> str:
-    return ", ".join(str(n) for n in sorted({r["ranks"] for r in result["cases"]}))
-
-
 def summary(result: dict) -> str:
     count = {"ok": 0, "failed": 0, "n/a": 0}
     for record in result["cases"]:
         count[record["result"]] += 1
+    with_ranks = ", ".join(map(str, RANKS))
     return (
         f"{count['ok']} ok, {count['failed']} failed, {count['n/a']} n/a in {result['seconds']} s "
-        f"on {result['cpus']} CPUs; cells: result and seconds with {ranks_of(result)} ranks"
+        f"on {result['cpus']} CPUs; cells: result and seconds with {with_ranks} ranks (-: not run)"
     )
 
 
