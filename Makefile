@@ -2,10 +2,10 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup build extension demo test conformance soak bench bench-faults bench-micro lint format asan tsan cuda wheel wheels clean
+.PHONY: help setup build extension demo test conformance soak chaos chaos-docs bench bench-faults bench-micro lint format asan tsan cuda wheel wheels clean
 
 help:
-	@echo "make demo | test | conformance | bench | bench-faults | bench-micro | lint | format | asan | tsan | cuda | wheel | wheels | soak | clean"
+	@echo "make demo | test | conformance | chaos | bench | bench-faults | bench-micro | lint | format | asan | tsan | cuda | wheel | wheels | soak | clean"
 
 setup:
 	@tools/setup.sh
@@ -30,6 +30,14 @@ conformance: extension
 # The long versions of the fault tests.
 soak: build
 	@PAPILIO_TEST_SOAK=1 $(PY) tools/run_tests.py --only python --timeout 3600
+
+# Every fault in every phase, size and number of ranks; CHAOS_ARGS takes e.g. --only SIGKILL "8 ranks"
+chaos: extension
+	@$(PY) tests/chaos --output-dir build/chaos $(CHAOS_ARGS)
+
+# The table of the last `make chaos` into docs/faults.md.
+chaos-docs: setup
+	@$(PY) tests/chaos --output-dir build/chaos --docs docs/faults.md
 
 bench: build
 	@$(PY) -m papilio.bench --interleave papilio,gloo --output-dir build/bench $(BENCH_ARGS)

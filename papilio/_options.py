@@ -15,6 +15,7 @@ _OTHER_VARIABLES = {
     "PAPILIO_LOG",
     "PAPILIO_EVENTS_FILE",
     "PAPILIO_REJOIN",
+    "PAPILIO_TEST_HOOK",
 }
 _LOG_LEVELS = ("debug", "info", "warn", "error", "off")
 

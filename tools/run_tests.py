@@ -124,6 +124,7 @@ def main():
                 "--durations=15",
                 f"--junitxml={xml}",
                 "tests/python",
+                "tests/chaos",
             ],
             arguments.timeout,
             os.environ,

@@ -17,11 +17,17 @@ need() {  # need <command> <package>
   command -v "$1" >/dev/null || stop "'$1' is missing; install it with: apt-get install -y $2"
 }
 
+may_install() {
+  command -v apt-get >/dev/null && { [[ $EUID -eq 0 ]] || sudo -n true 2>/dev/null; }
+}
+
 missing_packages() {
   local package sign
   while read -r package sign; do
     [[ -z "$package" || "$package" == \#* || -e "$sign" ]] && continue
-    command -v "$sign" >/dev/null || echo "$package"
+    command -v "$sign" >/dev/null && continue
+    [[ "$package" == \?* ]] && ! may_install && continue
+    echo "${package#\?}"
   done <packages.debian.txt
   # What Debian's own interpreter may lack.
   [[ "$(command -v "$PYTHON")" == /usr/bin/* ]] || return 0

@@ -198,6 +198,7 @@ bool EngineCore::sendOne(PeerLink& peer) {
     Outgoing message;
     if (group->produce(rank, message, starved)) {
       dispatch(peer, std::move(message));
+      group->posted();
       return true;
     }
   }

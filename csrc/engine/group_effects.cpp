@@ -117,6 +117,7 @@ ContributorSet GroupRuntime::reduceInto(const effect::Reduce& e, const RoundShap
 void GroupRuntime::perform(const effect::Reduce& e) {
   const RoundShape* found = machine_.shapeOf(e.seq, e.schema);
   if (found == nullptr) return;
+  hook_.at(TestPhase::reducing, e.seq);
   const RoundShape shape = *found;
   const Layout layout = layoutOf(shape, e.seq);
   KeptResult result;

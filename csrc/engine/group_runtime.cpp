@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <random>
 
@@ -49,7 +50,8 @@ GroupRuntime::GroupRuntime(GroupHost& host, GroupConfig config, std::vector<Peer
       p2p_(config_.rank, config_.size),
       views_(viewConfig(config_, incarnation)),
       outboxes_(config_.size, Outbox(kCreditsPerShard)),
-      block_bytes_(maxChunkBytes(config_.size)) {
+      block_bytes_(maxChunkBytes(config_.size)),
+      hook_(std::getenv("PAPILIO_TEST_HOOK")) {
   joined_.insert(config_.rank);
   config_.absent.forEach([&](Rank rank) { p2p_.peerGone(rank, config_.absent_because); });
   shared_->boundaries = config_.boundaries;
@@ -78,6 +80,7 @@ void GroupRuntime::allreduce(Seq seq, const AllreduceRequest& request, Duration 
   local.layout = layoutOf(request.shape, seq);
   local.issued = issued;
   local.done = std::move(done);
+  hook_.at(TestPhase::before, seq);
   machine_.enterAllreduce(host_.now(), seq, request.shape, timeout);
   drain();
 }

@@ -21,6 +21,7 @@
 #include "engine/kernels.hpp"
 #include "engine/outbox.hpp"
 #include "engine/round_buffers.hpp"
+#include "engine/test_hook.hpp"
 #include "fault/machine.hpp"
 #include "fault/p2p.hpp"
 #include "fault/view_change.hpp"
@@ -99,6 +100,8 @@ class GroupRuntime {
   // Fills `out` with the next message for `to`. False: nothing, or no staging memory now
   // (`starved`).
   bool produce(Rank to, Outgoing& out, bool& starved);
+  // What produce() filled in has been given to the lane.
+  void posted() { hook_.posted(); }
   // Nothing owed to a live rank any more.
   bool flushed() const;
 
@@ -202,6 +205,7 @@ class GroupRuntime {
   std::uint64_t nonfinite_dropped_ = 0;
   std::uint64_t flooded_ = 0;  // contributions beyond what credits allow
   bool draining_ = false;
+  TestHook hook_;
 };
 
 }  // namespace papilio::engine

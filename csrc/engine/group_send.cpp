@@ -55,6 +55,7 @@ bool GroupRuntime::produceResult(Rank to, Outgoing& out, bool& starved) {
         return false;
       }
     }
+    hook_.whenPosted(TestPhase::returning, item.header.seq);
     seal(item.header, out);
     queue.pop_front();
     return true;
@@ -122,6 +123,7 @@ bool GroupRuntime::produceContribution(Rank to, Outgoing& out, bool& starved) {
       return false;
     }
     outbox.take(item);
+    hook_.whenPosted(TestPhase::contributing, item.seq);
     seal(header, out);
     return true;
   }

@@ -278,11 +278,12 @@ void Machine::suspectReducer(Time now, Seq seq, Rank rank) {
   const Seq next{entered_.value + 1};
   const auto routed = members_.routeAround(rank, next);
   if (routed != Members::Routed::known) toOthers(msg::Suspect{rank, next});
-  if (routed == Members::Routed::news) {
-    const bool was_timely = members_.at(rank).pace == Member::Pace::timely;
-    const bool sick = now < suspect_self_until_;
+  const bool sick = now < suspect_self_until_;
+  const bool first = members_.at(rank).pace == Member::Pace::timely && !sick;
+  // Also when somebody else said so before: this rank's own patience with it is spent all the same.
+  if (routed == Members::Routed::news || first) {
     struck(
-        now, seq, rank, was_timely && !sick,
+        now, seq, rank, first,
         "no result and no sign of progress for " + milliseconds(round.local->resultBudget(rank)));
     ++counters_.fetches;
   }

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "core/crc32c.hpp"
+#include "core/layout.hpp"
 #include "sim/world.hpp"
 
 namespace papilio::sim {
@@ -49,6 +50,26 @@ TEST_P(KillTest, CostsItsRoundTheDetectionAndLaterRoundsNothing) {
 }
 
 INSTANTIATE_TEST_SUITE_P(AnyRank, KillTest, testing::Values(0u, 1u, 2u, 3u));
+
+// A small tensor has one reducer. When that one stands still, every member waits for it in vain,
+// and that is the one patience: none of them waits for it again when they reduce the next rounds.
+TEST(FrozenReducer, OfASmallTensorCostsOnePatience) {
+  for (std::uint64_t seq = 10; seq < 20; ++seq) {
+    World world(job(4, 20, 60, 2s), seq);
+    const Rank victim = Layout(20, 4, 4, Seq{seq}).owner(ChunkIndex{0});
+    world.onEnter(victim, Seq{seq}, 30us, [&] { world.pause(victim, 20s); });
+    world.run();
+    expectClean(world);
+    EXPECT_EQ(world.fired(), 1u);
+    std::vector<Duration> waited(4);
+    for (const auto& done : world.returns()) waited[done.rank.value] += done.round.active;
+    for (std::uint32_t r = 0; r < 4; ++r) {
+      if (Rank{r} == victim) continue;
+      EXPECT_GE(waited[r], 2s) << "seq " << seq << ", rank " << r;
+      EXPECT_LE(waited[r], 3500ms) << "seq " << seq << ", rank " << r;
+    }
+  }
+}
 
 class FreezeTest : public testing::TestWithParam<std::uint64_t> {};
 
