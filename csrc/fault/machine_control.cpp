@@ -217,6 +217,16 @@ void Machine::on(Time now, Rank from, const msg::Verdict& verdict) {
       if (round->votes.of(rank) == round->my_schema) return;
       blacklistSchema(now, verdict.seq, rank);
     });
+    // The winners will not vote here: they are through. Without theirs the vote stays open, and
+    // nothing closes before it is over.
+    if (const RoundShape* mine = round->votes.shapeOf(verdict.schema)) {
+      const RoundShape shape = *mine;
+      (verdict.winners & members_.all()).forEach([&](Rank rank) {
+        round->votes.add(rank, verdict.schema, shape);
+      });
+      resolveSchema(now, verdict.seq, *round, false);
+      pump(now, verdict.seq, *round);
+    }
     return;
   }
   const RoundShape* shape = round->votes.shapeOf(verdict.schema);
