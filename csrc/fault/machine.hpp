@@ -199,6 +199,7 @@ class Machine {
   void on(Time now, Rank from, const msg::Enter& enter);
   void on(Time now, Rank from, const msg::StrictFailed& failure);
   void on(Time now, Rank from, const msg::Nack& nack);
+  void sendAgain(Rank to, const msg::Nack& nack);
   void on(Time now, Rank from, const msg::Verdict& verdict);
   void on(Time now, Rank from, const msg::Progress& progress);
   void on(Time now, Rank from, const msg::Fetch& fetch);

@@ -144,6 +144,7 @@ void Machine::on(Time now, Rank from, const msg::Nack& nack) {
     if (evicted()) failEvicted(now);
     return;
   }
+  if (nack.code == NackCode::corrupt) return sendAgain(from, nack);
   Round* round = find(nack.seq);
   if (round == nullptr) return;
   if (nack.code == NackCode::schema) {
@@ -163,15 +164,24 @@ void Machine::on(Time now, Rank from, const msg::Nack& nack) {
     if (nack.oldest > nack.seq && round->local && !round->finished) {
       round->local->stale(now, from, nack.chunk);
     }
-  } else if (nack.code == NackCode::corrupt) {
-    for (auto& [schema, reduction] : round->variants) {
-      if (reduction->result(nack.chunk) == nullptr || !reduction->mayResend(nack.chunk)) continue;
-      effects_.push_back(effect::SendResult{from, nack.seq, schema, nack.chunk, 0});
-      return;
-    }
-    if (round->local && !round->finished) round->local->resend(from, nack.chunk, effects_);
   }
   pump(now, nack.seq, *round);
+}
+
+// A chunk arrived damaged. When its result has left already, or was sent often enough, whoever
+// waits for it must hear so: it would stand still for a whole budget otherwise.
+void Machine::sendAgain(Rank to, const msg::Nack& nack) {
+  if (Round* round = find(nack.seq)) {
+    for (auto& [schema, reduction] : round->variants) {
+      if (reduction->result(nack.chunk) == nullptr || !reduction->mayResend(nack.chunk)) continue;
+      effects_.push_back(effect::SendResult{to, nack.seq, schema, nack.chunk, 0});
+      return;
+    }
+    const bool mine = round->local && !round->finished;
+    if (mine && round->local->resend(to, nack.chunk, effects_)) return;
+  }
+  const ChunkRange one{nack.chunk.value, nack.chunk.value + 1};
+  toControl(to, msg::None{nack.seq, one});
 }
 
 // More than half of the others go on without this rank.
@@ -317,7 +327,7 @@ void Machine::on(Time, Rank from, const msg::Fetch& fetch) {
 void Machine::on(Time now, Rank from, const msg::None& none) {
   Round* round = find(none.seq);
   if (round == nullptr || !round->local || round->finished) return;
-  round->local->gotNone(from, none.chunks);
+  round->local->gotNone(now, from, none.chunks, effects_);
   pump(now, none.seq, *round);
 }
 

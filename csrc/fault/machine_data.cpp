@@ -204,6 +204,7 @@ void Machine::accepted(Time now, Rank from, const DataHeader& header, bool intac
       error.text = "data of rank " + std::to_string(from.value) + " arrived damaged";
       round->strict->fail(std::move(error), effects_);
     } else {
+      if (header.type == MessageType::result) round->local->damaged(from, header.chunk);
       toControl(from, msg::Nack{header.seq, NackCode::corrupt, header.chunk, {}, {}, {}});
     }
   } else if (header.type == MessageType::contribution) {
