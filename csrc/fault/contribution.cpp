@@ -280,6 +280,15 @@ ContributorSet Contribution::waitsAt() const {
   return out;
 }
 
+ContributorSet Contribution::stuckAt() const {
+  ContributorSet out = waitsAt();
+  if (fetching_ == 0) return out;
+  for (const Chunk& chunk : chunks_) {
+    if (chunk.state == State::fetching) out.insert(chunk.target);
+  }
+  return out;
+}
+
 Time Contribution::nextDeadline() const {
   Time next = ceiling_;
   for (std::uint32_t r = 0; r < members_.size(); ++r) {

@@ -61,6 +61,7 @@ class Contribution {
   // Reducers whose results are overdue.
   ContributorSet overdue(Time now) const;
   ContributorSet waitsAt() const;  // reducers whose results are missing, this rank too
+  ContributorSet stuckAt() const;  // the same, and those that failed it and are asked for elsewhere
   // `target` can not answer yet, and that is not its fault: its time starts again.
   void grantTime(Time now, Rank target) { assigned_[target.value] = now; }
   Time nextDeadline() const;

@@ -141,6 +141,7 @@ void Machine::on(Time now, Rank from, const msg::Nack& nack) {
   }
   if (nack.code == NackCode::evicted) {
     evicted_by_.insert(from);
+    members_.at(from).refuses = true;
     if (evicted()) failEvicted(now);
     return;
   }

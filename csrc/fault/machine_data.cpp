@@ -71,7 +71,10 @@ Admission Machine::judgeContribution(Time now, Rank from, const DataHeader& head
   newest_ = std::max(newest_, header.seq);
   Round& round = rounds_[header.seq];
   round.votes.add(from, header.schema, header.shape);
-  if (round.my_schema == header.schema) evicted_by_.erase(from);
+  if (round.my_schema == header.schema) {
+    evicted_by_.erase(from);
+    members_.at(from).refuses = false;
+  }
   const bool differs = (round.my_schema && *round.my_schema != header.schema) ||
                        (round.winner && *round.winner != header.schema);
   if (members_.gone(from) || differs) {
@@ -242,7 +245,8 @@ void Machine::hearOfLate(const Round& round, const DataHeader& header) {
   const auto late = members_.expected() - header.contributors - round.votes.voters() - mismatched;
   late.forEach([&](Rank rank) {
     if (rank == members_.me()) return;
-    members_.missed(rank, false, header.blamed.contains(rank) ? ContributorSet{} : header.blamed);
+    const bool own_fault = header.blamed.contains(rank);
+    members_.missed(rank, false, own_fault ? std::nullopt : std::optional(header.blamed));
     opinions_changed_ = true;
   });
 }

@@ -201,9 +201,9 @@ void Machine::judgeLate(Time now, Seq seq, Round& round, const ContributorSet& l
   // The local thread is busy elsewhere while this process reduces for the others: not waited for
   // again until it enters a round that is current.
   if (late.contains(members_.me())) {
-    ContributorSet by = heldUpBy(now, seq);
-    by.erase(members_.me());
-    members_.missed(members_.me(), false, by);
+    const ContributorSet by = heldUpBy(now, seq);
+    const bool own_fault = by.contains(members_.me());
+    members_.missed(members_.me(), false, own_fault ? std::nullopt : std::optional(by));
     opinions_changed_ = true;
   }
   missing.erase(members_.me());
@@ -211,7 +211,7 @@ void Machine::judgeLate(Time now, Seq seq, Round& round, const ContributorSet& l
   ContributorSet held;
   missing.forEach([&](Rank rank) {
     const auto by = members_.heldBy(now, rank, seq, late);
-    if (by.empty()) return;
+    if (!by) return;
     held.insert(rank);
     members_.missed(rank, false, by);
     opinions_changed_ = true;
@@ -252,9 +252,13 @@ std::optional<std::string> Machine::lateness(const Round& round, Rank rank) cons
 }
 
 void Machine::struck(Time now, Seq seq, Rank rank, bool strike, const std::string& why) {
+  opinions_changed_ = true;
+  if (members_.refusedBy(rank)) {  // nothing is to come from it, and that is no fault of its own
+    members_.missed(rank, false, ContributorSet{});
+    return;
+  }
   const bool news = members_.at(rank).pace == Member::Pace::timely;
   if (strike) ++counters_.strikes;
-  opinions_changed_ = true;
   const bool blacklists = members_.missed(rank, strike);
   if (news) notify(EventKind::peer_slow, rank, Reason::slow, seq, why);
   if (!blacklists) return;
@@ -342,7 +346,7 @@ void Machine::resolveSchema(Time now, Seq seq, Round& round, bool force) {
   if (!round.my_schema && !decision->winner) return;
   round.verdict_known = true;
   round.winner = decision->winner;
-  if (decision->winner) {
+  if (decision->winner && !decision->losers.empty()) {
     toOthers(msg::Verdict{seq, *decision->winner, decision->winners, decision->losers});
   }
   for (auto it = round.variants.begin(); it != round.variants.end();) {

@@ -57,7 +57,7 @@ TEST_F(MembersTest, WhoWaitsNoLongerIsHeldByNobody) {
   members_.noteWaits(now_, Rank{3}, Seq{4}, {});
   EXPECT_EQ(members_.heldBy(now_, Rank{3}, Seq{6}, only(Rank{3})), only(Rank{1}));
   members_.noteWaits(now_, Rank{3}, Seq{5}, {});
-  EXPECT_TRUE(members_.heldBy(now_, Rank{3}, Seq{6}, only(Rank{3})).empty());
+  EXPECT_FALSE(members_.heldBy(now_, Rank{3}, Seq{6}, only(Rank{3})));
   members_.noteWaits(now_, Rank{3}, Seq{7}, only(Rank{1}));  // the next one is heard at once
   EXPECT_EQ(members_.heldBy(now_, Rank{3}, Seq{8}, only(Rank{3})), only(Rank{1}));
 }
