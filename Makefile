@@ -2,10 +2,10 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup build extension demo test conformance soak bench bench-faults bench-micro lint format asan tsan cuda wheel wheels clean
+.PHONY: help setup build extension demo test conformance soak soak-sim bench bench-faults bench-micro lint format asan tsan cuda wheel wheels clean
 
 help:
-	@echo "make demo | test | conformance | bench | bench-faults | bench-micro | lint | format | asan | tsan | cuda | wheel | wheels | soak | clean"
+	@echo "make demo | test | conformance | bench | bench-faults | bench-micro | lint | format | asan | tsan | cuda | wheel | wheels | soak | soak-sim | clean"
 
 setup:
 	@tools/setup.sh
@@ -30,6 +30,12 @@ conformance: extension
 # The long versions of the fault tests.
 soak: build
 	@PAPILIO_TEST_SOAK=1 $(PY) tools/run_tests.py --only python --timeout 3600
+
+# The simulator alone: a million collectives under random faults, over all cores. SOAK_ARGS takes
+# e.g. --rounds 5000000 --first 7
+soak-sim: setup
+	@tools/build.sh release sim_test
+	@$(PY) tools/soak_sim.py $(SOAK_ARGS)
 
 bench: build
 	@$(PY) -m papilio.bench --interleave papilio,gloo --output-dir build/bench $(BENCH_ARGS)
