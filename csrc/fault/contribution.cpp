@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "fault/mutant.hpp"
+
 namespace papilio::fault {
 
 namespace {
@@ -236,7 +238,8 @@ std::vector<ChunkIndex> Contribution::advance(Time now, Effects& out) {
   for (std::uint32_t c = 0; c < chunks_.size(); ++c) {
     Chunk& chunk = chunks_[c];
     if (chunk.state != State::fetching) continue;
-    if (!chunk.asked.empty() && now < chunk.fetch_until) continue;
+    const bool due = now >= chunk.fetch_until && !PAPILIO_MUTANT(fetch_has_a_limit);
+    if (!chunk.asked.empty() && !due) continue;
     if (!chunk.hard) {
       fillLocal(ChunkIndex{c}, out);
     } else if (assign(now, ChunkIndex{c}, out)) {

@@ -1,12 +1,15 @@
 // Who waits for whom, and who is to blame for it: what this rank says of itself and of others.
 #include "fault/machine.hpp"
 
+#include "fault/mutant.hpp"
+
 namespace papilio::fault {
 
 // Who is to blame that some are not in a result of this rank. Only the reducer knows: it closed the
 // chunk. Whoever waits for others is not to blame, they are; this goes for this rank itself.
 void Machine::blameForAbsent(Time now, const Round& round, Reduction& reduction, Seq seq,
                              ChunkIndex chunk) const {
+  if (PAPILIO_MUTANT(result_says_who_is_to_blame)) return;
   const Rank me = members_.me();
   // A stand-in by somebody else's opinion only: the others went to another reducer.
   const bool duty = members_.reducerFor(reduction.layout().owner(chunk), seq) == me;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "fault/machine.hpp"
+#include "fault/mutant.hpp"
 
 namespace papilio::fault {
 
@@ -181,6 +182,7 @@ void Machine::sendAgain(Rank to, const msg::Nack& nack) {
     const bool mine = round->local && !round->finished;
     if (mine && round->local->resend(to, nack.chunk, effects_)) return;
   }
+  if (PAPILIO_MUTANT(damage_is_answered)) return;
   const ChunkRange one{nack.chunk.value, nack.chunk.value + 1};
   toControl(to, msg::None{nack.seq, one});
 }
@@ -230,7 +232,8 @@ void Machine::on(Time now, Rank from, const msg::Verdict& verdict) {
     });
     // The winners will not vote here: they are through. Without theirs the vote stays open, and
     // nothing closes before it is over.
-    if (const RoundShape* mine = round->votes.shapeOf(verdict.schema)) {
+    const RoundShape* mine = round->votes.shapeOf(verdict.schema);
+    if (mine != nullptr && !PAPILIO_MUTANT(verdict_ends_the_vote)) {
       const RoundShape shape = *mine;
       (verdict.winners & members_.all()).forEach([&](Rank rank) {
         round->votes.add(rank, verdict.schema, shape);
@@ -254,7 +257,7 @@ void Machine::on(Time now, Rank from, const msg::Progress& progress) {
   Round* round = find(progress.seq);
   const bool vote = round != nullptr && voteOpen(*round);
   if (progress.missing.empty() && !vote) return;  // it waits no longer: no sign of life to come
-  members_.at(from).reducer_life = now;
+  if (!PAPILIO_MUTANT(progress_is_life)) members_.at(from).reducer_life = now;
   if (!progress.missing.contains(members_.me())) return;
   const Seq before = oldestActive();
   if (progress.seq < before) {
@@ -333,6 +336,7 @@ void Machine::on(Time now, Rank from, const msg::None& none) {
 }
 
 void Machine::on(Time now, Rank from, const msg::Settled& settled) {
+  if (PAPILIO_MUTANT(settled)) return;
   Member& member = members_.at(from);
   const bool news = settled.all_before > member.settled_before;
   if (news) member.settled_before = settled.all_before;

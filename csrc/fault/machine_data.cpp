@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "fault/machine.hpp"
+#include "fault/mutant.hpp"
 
 namespace papilio::fault {
 
@@ -24,7 +25,7 @@ bool Machine::inWindow(Rank from, Seq seq) {
     ++counters_.dropped_unexpected;
     return false;
   }
-  if (seq >= forgotten_before_) return true;
+  if (seq >= forgotten_before_ || PAPILIO_MUTANT(stale_dropped)) return true;
   ++counters_.dropped_stale;
   toControl(from, msg::Nack{seq, NackCode::stale, {}, forgotten_before_, {}, {}});
   return false;
@@ -199,7 +200,7 @@ Admission Machine::judgeBlock(Rank from, const DataHeader& header) {
 void Machine::accepted(Time now, Rank from, const DataHeader& header, bool intact) {
   Round* round = find(header.seq);
   if (round == nullptr) return;
-  if (!intact) {
+  if (!intact && !PAPILIO_MUTANT(damage_dropped)) {
     ++counters_.dropped_corrupt;
     if (header.type == MessageType::block && round->strict) {
       RoundError error{ErrorKind::peer_failed, {}, Reason::corrupt, {}, {}, {}};

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "fault/machine.hpp"
+#include "fault/mutant.hpp"
 
 namespace papilio::fault {
 
@@ -102,6 +103,7 @@ void Machine::counted(Rank from, const Reduction& reduction) {
 // that nobody has entered yet.
 void Machine::announceReturn(Seq counted) {
   const Member& self = members_.at(members_.me());
+  if (PAPILIO_MUTANT(reinstate_announced)) return;
   if (!self.routed_around || self.reinstated_from.value != 0) return;
   // A result from before the incident proves nothing: after a freeze it is the first thing in the
   // mailbox, while the others are many rounds ahead.
@@ -158,7 +160,7 @@ void Machine::expireRound(Time now, Seq seq, Round& round) {
       if (otherwise.contains(rank)) return local.grantTime(now, rank);  // the vote decides
       suspectReducer(now, seq, rank);
     });
-    if (now >= local.ceiling()) local.giveUp(effects_);
+    if (now >= local.ceiling() && !PAPILIO_MUTANT(call_has_a_limit)) local.giveUp(effects_);
   }
   if (round.strict && !round.finished) expireStrict(now, seq, round);
   pump(now, seq, round);
@@ -193,7 +195,7 @@ bool Machine::creditsSpent(Rank rank, Rank owner) const {
       open += reduction->openFrom(rank, owner);
     }
   }
-  return open >= kCreditsPerShard;
+  return open >= kCreditsPerShard && !PAPILIO_MUTANT(credits_excuse);
 }
 
 void Machine::judgeLate(Time now, Seq seq, Round& round, const ContributorSet& late) {

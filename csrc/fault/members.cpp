@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "fault/mutant.hpp"
+
 namespace papilio::fault {
 
 Members::Members(std::uint32_t n, Rank me, const GroupOptions& options, std::uint64_t jitter_seed)
@@ -33,17 +35,19 @@ ContributorSet Members::expected() const {
   ContributorSet out;
   for (std::uint32_t r = 0; r < n_; ++r) {
     const Rank rank{r};
-    if (counts(rank) && at(rank).pace != Member::Pace::late) out.insert(rank);
+    const bool late = at(rank).pace == Member::Pace::late && !PAPILIO_MUTANT(sticky_lateness);
+    if (counts(rank) && !late) out.insert(rank);
   }
   return out;
 }
 
 bool Members::counts(Rank rank) const {
-  return rank == me_ || (!gone(rank) && !blacklist_.contains(rank));
+  const bool out = blacklist_.contains(rank) && !PAPILIO_MUTANT(blacklisted_not_counted);
+  return rank == me_ || (!gone(rank) && !out);
 }
 
 bool Members::mayReduce(Rank rank, Seq seq) const {
-  if (gone(rank)) return false;
+  if (gone(rank) && !PAPILIO_MUTANT(dead_reducer_passed_over)) return false;
   const Member& member = at(rank);
   if (!member.routed_around || seq < member.routed_from) return true;
   return member.reinstated_from.value != 0 && seq >= member.reinstated_from;
@@ -207,6 +211,7 @@ bool Members::stuckAfter(Time now, Rank rank, Seq seq) const {
 std::optional<ContributorSet> Members::heldBy(Time now, Rank rank, Seq seq,
                                               const ContributorSet& late) const {
   const Member& member = at(rank);
+  if (PAPILIO_MUTANT(waiting_excuses)) return std::nullopt;
   if (gone(rank) || !waits(now, rank, seq) || member.waits_in == seq) return std::nullopt;
   auto roots = rootsOf(now, member.waits_for & all(), member.waits_in);
   roots.erase(rank);

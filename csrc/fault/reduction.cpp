@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/wire.hpp"
+#include "fault/mutant.hpp"
 
 namespace papilio::fault {
 
@@ -28,8 +29,10 @@ Reduction::Reduction(const Members& members, const ArrivalPolicy& policy, Seq se
 Reduction::Admit Reduction::admit(Rank src, ChunkIndex chunk) const {
   const auto it = duties_.find(chunk.value);
   if (it == duties_.end()) return Admit::keep;
-  if (it->second.phase != Phase::collecting) return Admit::late;
-  return it->second.arrived.contains(src) ? Admit::duplicate : Admit::keep;
+  const bool open = it->second.phase == Phase::collecting;
+  if (!open && !PAPILIO_MUTANT(late_contribution_dropped)) return Admit::late;
+  const bool again = it->second.arrived.contains(src);
+  return again && !PAPILIO_MUTANT(duplicate_dropped) ? Admit::duplicate : Admit::keep;
 }
 
 void Reduction::showed(Time now, Rank src) {
@@ -142,7 +145,9 @@ void Reduction::reduced(Time now, ChunkIndex chunk, const ContributorSet& actual
 
 double Reduction::weightOf(const ContributorSet& set) const {
   double sum = 0;
-  set.forEach([&](Rank rank) { sum += static_cast<double>(weights_[rank.value]); });
+  set.forEach([&](Rank rank) {
+    sum += PAPILIO_MUTANT(weights) ? 1.0 : static_cast<double>(weights_[rank.value]);
+  });
   return sum;
 }
 
@@ -204,6 +209,7 @@ std::uint32_t Reduction::openFrom(Rank rank, Rank owner) const {
 
 ContributorSet Reduction::expire(Time now, const CreditsSpent& spent) {
   ContributorSet late;
+  if (PAPILIO_MUTANT(exclude_after_deadline)) return late;
   waitingFor().forEach([&](Rank rank) {
     if (deadlineOf(rank) > now) return;
     if (heldHere(rank, spent)) {
