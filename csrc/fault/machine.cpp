@@ -343,6 +343,11 @@ bool Machine::quiet(const Round& round) {
                      [](const auto& entry) { return entry.second->idle(); });
 }
 
+bool Machine::keepsResults(const Round& round) {
+  return std::any_of(round.variants.begin(), round.variants.end(),
+                     [](const auto& entry) { return entry.second->keptBytes() != 0; });
+}
+
 void Machine::dropVariants(Seq seq, Round& round) {
   for (const auto& [schema, reduction] : round.variants) {
     kept_bytes_ -= reduction->keptBytes();
@@ -377,7 +382,7 @@ void Machine::prune() {
   if (kept_bytes_ <= config_.options.retention_bytes) return;
   for (auto& [seq, round] : rounds_) {
     if (kept_bytes_ <= config_.options.retention_bytes) return;
-    if (!quiet(round) || round.variants.empty()) continue;
+    if (!quiet(round) || !keepsResults(round)) continue;  // others may wait for what is to come
     dropVariants(seq, round);
     round.given_up = true;
   }

@@ -140,6 +140,7 @@ class Machine {
   RoundError quorumError() const;
   void prune();
   static bool quiet(const Round& round);
+  static bool keepsResults(const Round& round);
   static void closeReady(Round& round, Effects& out);
   static bool voteOpen(const Round& round) {
     return round.votes.contested() && !round.verdict_known;

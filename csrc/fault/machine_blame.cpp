@@ -13,7 +13,8 @@ void Machine::blameForAbsent(Time now, const Round& round, Reduction& reduction,
   const Rank me = members_.me();
   // A stand-in by somebody else's opinion only: the others went to another reducer.
   const bool duty = members_.reducerFor(reduction.layout().owner(chunk), seq) == me;
-  const bool judge = duty && !round.self_suspect && now >= suspect_self_until_;
+  const bool sure = members_.reducesForSure(reduction.layout().owner(chunk));
+  const bool judge = sure && !round.self_suspect && now >= suspect_self_until_;
   ContributorSet out;
   bool refused = false;
   reduction.result(chunk)->absent.forEach([&](Rank rank) {

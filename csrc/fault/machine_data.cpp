@@ -208,6 +208,11 @@ void Machine::accepted(Time now, Rank from, const DataHeader& header, bool intac
       error.text = "data of rank " + std::to_string(from.value) + " arrived damaged";
       round->strict->fail(std::move(error), effects_);
     } else {
+      const auto it = round->variants.find(header.schema);
+      // It takes part and gets the result, whatever becomes of its data.
+      if (header.type != MessageType::result && it != round->variants.end()) {
+        it->second->showed(now, from);
+      }
       if (header.type == MessageType::result) round->local->damaged(from, header.chunk);
       toControl(from, msg::Nack{header.seq, NackCode::corrupt, header.chunk, {}, {}, {}});
     }
@@ -217,7 +222,10 @@ void Machine::accepted(Time now, Rank from, const DataHeader& header, bool intac
     counted(from, *it->second);
     it->second->arrived(now, from, header.chunk, header.weight);
     if (round->finished) it->second->withdraw(members_.me());
-    if (header.attempt > 0) passOn(*round, header.seq, header.chunk);
+    // To a stand-in, or to a reducer that was itself routed around and has its result from
+    // elsewhere.
+    const bool passed = round->finished && round->local && round->local->holds(header.chunk);
+    if (header.attempt > 0 || passed) passOn(*round, header.seq, header.chunk);
   } else if (header.type == MessageType::result) {
     round->local->gotResult(now, from, header, effects_);
     hearOfLate(*round, header);

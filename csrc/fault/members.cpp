@@ -61,6 +61,13 @@ Rank Members::reducerFor(Rank owner, Seq seq) const {
   return me_;
 }
 
+bool Members::reducesForSure(Rank owner) const {
+  for (Rank rank = owner; rank != me_; rank = Rank{(rank.value + 1) % n_}) {
+    if (!gone(rank)) return false;
+  }
+  return true;
+}
+
 Members::Routed Members::routeAround(Rank rank, Seq seq) {
   Member& member = at(rank);
   const bool news = !member.routed_around || member.reinstated_from.value != 0;

@@ -75,6 +75,9 @@ class Members {
   bool mayReduce(Rank rank, Seq seq) const;  // its shards of that round go to it
   // First rank from `owner` on, in ring order, that may reduce; self when nobody else may.
   Rank reducerFor(Rank owner, Seq seq) const;
+  // This rank reduces the owner's shards because they are its own, or because all before it are
+  // gone: not by an opinion that others may not share.
+  bool reducesForSure(Rank owner) const;
   // The rank does not answer as a reducer.
   enum class Routed : std::uint8_t { known, earlier, news };  // earlier: now from an older round on
   Routed routeAround(Rank rank, Seq seq);

@@ -107,7 +107,11 @@ void Reduction::closeReady(Effects& out) {
     duty.arrived.forEach([&, &d = duty](Rank rank) {
       if (members_.counts(rank) && !d.settled.contains(rank)) counted.insert(rank);
     });
-    if (counted.empty()) continue;
+    if (counted
+            .empty()) {  // those who contributed are dead or out since, and nobody else will come
+      discard(ChunkIndex{chunk}, out);
+      continue;
+    }
     duty.phase = Phase::reducing;
     duty.result.contributors = counted;
     duty.result.weight_sum = weightOf(counted);
@@ -263,7 +267,7 @@ ContributorSet Reduction::shardsAwaited(Rank rank) const {
     const bool open = duty.phase == Phase::collecting && !duty.arrived.empty() && !duty.hurried;
     if (!open || duty.arrived.contains(rank) || duty.settled.contains(rank)) continue;
     const Rank owner = layout_.owner(ChunkIndex{chunk});
-    if (members_.reducerFor(owner, seq_) == members_.me()) out.insert(owner);
+    if (members_.reducesForSure(owner)) out.insert(owner);
   }
   return out;
 }

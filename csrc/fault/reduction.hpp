@@ -72,7 +72,7 @@ class Reduction {
   void withdraw(Rank src);
   // Every member that is present contributed to every chunk on duty, and all are closed.
   bool complete() const;
-  // Shards (by owner) that this rank reduces by its own opinion and that still wait for `rank`.
+  // Shards (by owner) that are certainly this rank's to reduce and that still wait for `rank`.
   ContributorSet shardsAwaited(Rank rank) const;
   // Is the chunk on duty here and still open?
   bool collecting(ChunkIndex chunk) const;

@@ -172,6 +172,13 @@ void StrictRound::peerFailedIt(Rank from, const msg::StrictFailed& failure, Effe
   ContributorSet culprits = failure.culprits & members_.all();
   const auto reason = static_cast<Reason>(failure.reason);
   const bool because_of_me = culprits.contains(members_.me());
+  // With a connection broken between two live members, the one that failed it can not tell the
+  // other.
+  ContributorSet untold = culprits & taking_part_ & members_.present();
+  untold.erase(from);
+  untold.forEach([&](Rank to) {
+    if (to != members_.me()) out.push_back(effect::SendControl{to, failure});
+  });
   const std::string who = "rank " + std::to_string(from.value);
   if (because_of_me) {
     const bool out_for_good = reason == Reason::schema;

@@ -139,6 +139,18 @@ void TolerantBroadcast::advance(Effects& out) {
   finish({}, out);
 }
 
+// While members do not agree on who is gone nobody may stand in: it is due to these, not to those
+// who wait for them.
+ContributorSet TolerantBroadcast::disagreeing() const {
+  ContributorSet out;
+  for (const auto& [rank, lost] : lacking_) {
+    const auto more = lost - dropped();
+    out = out | more | (dropped() - lost);
+    if (!more.empty()) out.insert(rank);
+  }
+  return out;
+}
+
 ContributorSet TolerantBroadcast::owing() const {
   ContributorSet out = taking_part_ - entered_;
   if (has()) {
@@ -146,7 +158,8 @@ ContributorSet TolerantBroadcast::owing() const {
   } else if (giver_) {
     out.insert(*giver_);
   } else {
-    out = out | others();
+    const auto split = disagreeing();
+    out = split.empty() ? out | others() : split;
   }
   for (const auto& unsent : unsent_) out = out | unsent;
   return out;
