@@ -251,6 +251,9 @@ void Machine::hearOfLate(const Round& round, const DataHeader& header) {
     it->second->excuse(mismatched);
   }
   if ((header.flags & (kNonFiniteDropped | kOthersSettled)) != 0) return;
+  // Left out because it was late before: that is an opinion, and passing it on from one to the next
+  // would keep it alive for ever, whatever the rank does since.
+  if ((header.flags & kOthersMissed) == 0 && !PAPILIO_MUTANT(no_hearsay_of_hearsay)) return;
   const auto late = members_.expected() - header.contributors - round.votes.voters() - mismatched;
   late.forEach([&](Rank rank) {
     if (rank == members_.me()) return;
@@ -306,6 +309,7 @@ DataHeader Machine::resultHeader(Seq seq, SchemaHash schema, ChunkIndex chunk) c
     header.mismatched = result->mismatched;
     if (!result->nonfinite.empty()) header.flags |= kNonFiniteDropped;
     if (result->settled) header.flags |= kOthersSettled;
+    if (result->missed) header.flags |= kOthersMissed;
   }
   header.attempt = members_.ringDistance(it->second->layout().owner(chunk), members_.me());
   return header;

@@ -229,7 +229,16 @@ void Machine::judgeLate(Time now, Seq seq, Round& round, const ContributorSet& l
   missing.forEach([&](Rank rank) {
     // Where this rank stands in for a third one that others think dead, the two merely disagree:
     // no reason to call anybody slow.
-    if (const auto why = lateness(round, rank)) struck(now, seq, rank, !sick, *why);
+    if (const auto why = lateness(round, rank)) return struck(now, seq, rank, !sick, *why);
+    // Those who think so too must not wait for it once per round either.
+    bool stands_in = false;
+    members_.all().forEach([&](Rank owner) {
+      stands_in =
+          stands_in || (owner != members_.me() && members_.reducerFor(owner, seq) == members_.me());
+    });
+    if (!stands_in) return;
+    members_.missed(rank, false, ContributorSet{});
+    opinions_changed_ = true;
   });
 }
 

@@ -134,6 +134,7 @@ void Reduction::reduced(Time now, ChunkIndex chunk, const ContributorSet& actual
   const auto through = duty.hurried ? missing : missing & (duty.settled | settledRanks());
   duty.result.settled = !through.empty();
   duty.result.absent = missing - through;
+  duty.result.missed = !(duty.result.absent & (absent_ - mismatched_)).empty();
   duty.result.nonfinite = duty.result.contributors - actual;
   if (!had_input) duty.result.nonfinite.erase(members_.me());
   duty.result.contributors = actual;

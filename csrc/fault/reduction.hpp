@@ -102,6 +102,7 @@ class Reduction {
     ContributorSet blamed;      // who is to blame for the absent
     ContributorSet mismatched;  // the absent who train another model
     bool settled = false;       // somebody is not in it because they had the chunk already
+    bool missed = false;        // somebody is not in it who missed a deadline in this very round
   };
   // nullptr while the chunk is not closed here.
   const Result* result(ChunkIndex chunk) const;
