@@ -2,10 +2,10 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup build extension demo test conformance soak chaos chaos-docs bench bench-faults bench-micro lint format asan tsan cuda wheel wheels clean
+.PHONY: help setup build extension demo test conformance soak soak-sim mutants chaos chaos-docs bench bench-faults bench-micro lint format asan tsan cuda wheel wheels clean
 
 help:
-	@echo "make demo | test | conformance | chaos | bench | bench-faults | bench-micro | lint | format | asan | tsan | cuda | wheel | wheels | soak | clean"
+	@echo "make demo | test | conformance | chaos | bench | bench-faults | bench-micro | lint | format | asan | tsan | cuda | wheel | wheels | soak | soak-sim | mutants | clean"
 
 setup:
 	@tools/setup.sh
@@ -38,6 +38,17 @@ chaos: extension
 # The table of the last `make chaos` into docs/faults.md.
 chaos-docs: setup
 	@$(PY) tests/chaos --output-dir build/chaos --docs docs/faults.md
+
+# The simulator alone: a million collectives under random faults, over all cores. SOAK_ARGS takes
+# e.g. --rounds 5000000 --first 7
+soak-sim: setup
+	@tools/build.sh release sim_test
+	@$(PY) tools/soak_sim.py $(SOAK_ARGS)
+
+# Which job notices that a rule of the protocol is switched off, and after how many.
+mutants: setup
+	@tools/build.sh release mutants_test
+	@PAPILIO_MUTANT_RUNS=$${PAPILIO_MUTANT_RUNS:-20000} build/release/mutants_test | grep -E "^rule |^\[  (PASSED|FAILED) " ; exit $${PIPESTATUS[0]}
 
 bench: build
 	@$(PY) -m papilio.bench --interleave papilio,gloo --output-dir build/bench $(BENCH_ARGS)

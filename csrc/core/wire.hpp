@@ -29,6 +29,8 @@ inline constexpr std::uint16_t kFetched = 2;         // answer to FETCH
 inline constexpr std::uint16_t kNonFiniteDropped =
     4;                                              // contributions with NaN or Inf are not in it
 inline constexpr std::uint16_t kOthersSettled = 8;  // not in it: some who had the chunk already
+inline constexpr std::uint16_t kOthersMissed =
+    16;  // not in it: some who missed their deadline in it
 
 struct DataHeader {
   MessageType type = MessageType::contribution;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "fault/mutant.hpp"
+
 namespace papilio::fault {
 
 namespace {
@@ -117,9 +119,23 @@ void Contribution::gotOwn(ChunkIndex index, const Reduction::Result& result) {
          result.weight_sum);
 }
 
-void Contribution::gotNone(Rank from, ChunkRange range) {
+void Contribution::damaged(Rank from, ChunkIndex index) {
+  Chunk& chunk = chunks_[index.value];
+  chunk.damaged = chunk.damaged || (chunk.state == State::waiting && chunk.target == from);
+}
+
+void Contribution::gotNone(Time now, Rank from, ChunkRange range, Effects& out) {
   const auto last = std::min<std::uint32_t>(range.last, layout_.chunkCount());
-  for (std::uint32_t c = range.first; c < last; ++c) chunks_[c].asked.erase(from);
+  for (std::uint32_t c = range.first; c < last; ++c) {
+    Chunk& chunk = chunks_[c];
+    chunk.asked.erase(from);
+    if (!chunk.damaged || chunk.state != State::waiting || chunk.target != from) continue;
+    failed_reducers_.emplace(from, Reason::corrupt);
+    const auto ask = holdersAfter(from);
+    fetch(now, ChunkIndex{c}, ask, false);
+    ask.forEach(
+        [&](Rank peer) { out.push_back(effect::SendControl{peer, msg::Fetch{seq_, {c, c + 1}}}); });
+  }
 }
 
 void Contribution::gone(Rank from, ChunkIndex index, Effects& out) {
@@ -132,15 +148,31 @@ void Contribution::gone(Rank from, ChunkIndex index, Effects& out) {
 
 void Contribution::stale(Time now, Rank from, ChunkIndex index) {
   if (index.value >= chunks_.size()) return;
-  Chunk& chunk = chunks_[index.value];
-  if (chunk.state != State::waiting || chunk.target != from) return;
+  if (chunks_[index.value].state != State::waiting || chunks_[index.value].target != from) return;
   behind_ = true;
-  --waiting_at_[from.value];
+  ContributorSet on_its_way;
+  on_its_way.insert(from);
+  fetch(now, index, on_its_way, false);
+}
+
+// Ranks that may have the result of a chunk that `failed` was to send, the successor first: it may
+// have redone it already.
+ContributorSet Contribution::holdersAfter(Rank failed) const {
+  ContributorSet ask;
+  for (std::uint32_t k = 1; k < members_.size() && ask.count() < kFetchPeers; ++k) {
+    const Rank peer{(failed.value + k) % members_.size()};
+    if (peer != members_.me() && members_.mayReduce(peer, seq_)) ask.insert(peer);
+  }
+  return ask;
+}
+
+void Contribution::fetch(Time now, ChunkIndex index, const ContributorSet& ask, bool hard) {
+  Chunk& chunk = chunks_[index.value];
+  --waiting_at_[chunk.target.value];
   ++fetching_;
   chunk.state = State::fetching;
-  chunk.hard = false;
-  chunk.asked = {};
-  chunk.asked.insert(from);
+  chunk.hard = hard;
+  chunk.asked = ask;
   chunk.fetch_until = now + kFetchBudget;
 }
 
@@ -156,11 +188,14 @@ void Contribution::fillLocal(ChunkIndex index, Effects& out) {
   out.push_back(effect::SendControl{chunk.target, msg::Settled{seq_, one, Seq{}}});
 }
 
-void Contribution::resend(Rank to, ChunkIndex index, Effects& out) {
-  if (index.value >= chunks_.size()) return;
+bool Contribution::resend(Rank to, ChunkIndex index, Effects& out) {
+  if (index.value >= chunks_.size()) return false;
   Chunk& chunk = chunks_[index.value];
-  if (chunk.state != State::waiting || chunk.target != to || ++chunk.resends > kMaxResends) return;
-  out.push_back(effect::SendContribution{to, seq_, index, chunk.attempt});
+  if (chunk.state != State::waiting || chunk.target != to) return false;
+  if (++chunk.resends <= kMaxResends) {
+    out.push_back(effect::SendContribution{to, seq_, index, chunk.attempt});
+  }
+  return true;
 }
 
 void Contribution::reducerFailed(Time now, Rank failed, bool hard, Effects& out) {
@@ -168,22 +203,11 @@ void Contribution::reducerFailed(Time now, Rank failed, bool hard, Effects& out)
   for (auto& chunk : chunks_) chunk.asked.erase(failed);
   if (waiting_at_[failed.value] == 0) return;
   out.push_back(effect::DropContributions{failed, seq_});
-  // Ask the ranks after the failed one first: its successor may have redone the chunk already.
-  ContributorSet ask;
-  for (std::uint32_t k = 1; k < members_.size() && ask.count() < kFetchPeers; ++k) {
-    const Rank peer{(failed.value + k) % members_.size()};
-    if (peer != members_.me() && members_.mayReduce(peer, seq_)) ask.insert(peer);
-  }
+  const auto ask = holdersAfter(failed);
   std::vector<ChunkRange> ranges;
   for (std::uint32_t c = 0; c < chunks_.size(); ++c) {
-    Chunk& chunk = chunks_[c];
-    if (chunk.state != State::waiting || chunk.target != failed) continue;
-    --waiting_at_[failed.value];
-    ++fetching_;
-    chunk.state = State::fetching;
-    chunk.hard = hard;
-    chunk.asked = ask;
-    chunk.fetch_until = now + kFetchBudget;
+    if (chunks_[c].state != State::waiting || chunks_[c].target != failed) continue;
+    fetch(now, ChunkIndex{c}, ask, hard);
     if (!ranges.empty() && ranges.back().last == c) {
       ++ranges.back().last;
     } else {
@@ -214,7 +238,8 @@ std::vector<ChunkIndex> Contribution::advance(Time now, Effects& out) {
   for (std::uint32_t c = 0; c < chunks_.size(); ++c) {
     Chunk& chunk = chunks_[c];
     if (chunk.state != State::fetching) continue;
-    if (!chunk.asked.empty() && now < chunk.fetch_until) continue;
+    const bool due = now >= chunk.fetch_until && !PAPILIO_MUTANT(fetch_has_a_limit);
+    if (!chunk.asked.empty() && !due) continue;
     if (!chunk.hard) {
       fillLocal(ChunkIndex{c}, out);
     } else if (assign(now, ChunkIndex{c}, out)) {
@@ -254,6 +279,15 @@ ContributorSet Contribution::waitsAt() const {
   ContributorSet out;
   for (std::uint32_t r = 0; r < members_.size(); ++r) {
     if (waiting_at_[r] != 0) out.insert(Rank{r});
+  }
+  return out;
+}
+
+ContributorSet Contribution::stuckAt() const {
+  ContributorSet out = waitsAt();
+  if (fetching_ == 0) return out;
+  for (const Chunk& chunk : chunks_) {
+    if (chunk.state == State::fetching) out.insert(chunk.target);
   }
   return out;
 }

@@ -37,13 +37,15 @@ class Contribution {
   void gotResult(Time now, Rank from, const DataHeader& header, Effects& out);
   // The own duty was reduced and applied here.
   void gotOwn(ChunkIndex chunk, const Reduction::Result& result);
-  // `from` has not got this chunk / has it no more for good.
-  void gotNone(Rank from, ChunkRange chunks);
+  // The result that `from` sent arrived damaged; it is asked to send it again.
+  void damaged(Rank from, ChunkIndex chunk);
+  // `from` has not got this chunk, or will not send it again / has it no more for good.
+  void gotNone(Time now, Rank from, ChunkRange chunks, Effects& out);
   void gone(Rank from, ChunkIndex chunk, Effects& out);
   // `from` says that it has the chunk no more; a result that it sent before may be on its way.
   void stale(Time now, Rank from, ChunkIndex chunk);
-  // Sends the chunk again after damage on the way; bounded.
-  void resend(Rank to, ChunkIndex chunk, Effects& out);
+  // Sends the chunk again after damage on the way; bounded. False: it does not go there.
+  bool resend(Rank to, ChunkIndex chunk, Effects& out);
 
   // `failed` will return nothing; hard: it is certainly gone.
   void reducerFailed(Time now, Rank failed, bool hard, Effects& out);
@@ -59,6 +61,7 @@ class Contribution {
   // Reducers whose results are overdue.
   ContributorSet overdue(Time now) const;
   ContributorSet waitsAt() const;  // reducers whose results are missing, this rank too
+  ContributorSet stuckAt() const;  // the same, and those that failed it and are asked for elsewhere
   // `target` can not answer yet, and that is not its fault: its time starts again.
   void grantTime(Time now, Rank target) { assigned_[target.value] = now; }
   Time nextDeadline() const;
@@ -94,6 +97,7 @@ class Contribution {
     std::uint8_t resends = 0;
     std::uint16_t why = 0;  // kNonFiniteDropped, kOthersSettled: why somebody is missing
     bool hard = false;      // fetching because the reducer is gone for good
+    bool damaged = false;   // its reducer's result came, and was no good
     ContributorSet asked;   // fetching: who may still answer
     Time fetch_until{};
     Source source = Source::local;
@@ -105,6 +109,8 @@ class Contribution {
   void settle(Chunk& chunk, Source source, const ContributorSet& contributors, double weight);
   void fillLocal(ChunkIndex index, Effects& out);
   bool assign(Time now, ChunkIndex index, Effects& out);  // true: own duty
+  ContributorSet holdersAfter(Rank failed) const;
+  void fetch(Time now, ChunkIndex index, const ContributorSet& ask, bool hard);
   Time resultDeadline(Rank target) const;
   template <class Which>
   std::vector<ChunkRange> ranges(Which which) const;

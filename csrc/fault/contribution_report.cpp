@@ -36,8 +36,8 @@ Report Contribution::report() const {
 }
 
 void Contribution::blame(Report& report, Rank rank) const {
-  if (rank == members_.me()) {
-    report.late.insert(rank);
+  if (rank == members_.me() || members_.refusedBy(rank)) {
+    report.late.insert(members_.me());
   } else {
     report.blamed.emplace(rank, members_.blameFor(rank));
   }
@@ -67,9 +67,10 @@ void Contribution::blameFor(Report& report, const Chunk& chunk, Rank owner) cons
   bool explained = !chunk.blamed.empty();
   bool through = false;
   (members_.all() - chunk.contributors).forEach([&](Rank missing) {
-    const bool certain = !members_.counts(missing) || members_.at(missing).voted_out;
+    const bool certain =
+        !members_.counts(missing) || members_.at(missing).voted_out || members_.refusedBy(missing);
     if (certain) {
-      report.blamed.emplace(missing, members_.blameFor(missing));
+      blame(report, missing);
     } else if (nonfinite && !chunk.blamed.contains(missing) &&
                (missing == me || !members_.doubted(missing))) {
       report.blamed.emplace(missing, Reason::nonfinite);
@@ -101,15 +102,23 @@ void Contribution::blameMissing(Report& report) const {
   }
   if (behind_) report.late.insert(members_.me());
   for (const auto& [rank, reason] : failed_reducers_) {
-    if (report.outcome != Outcome::complete) report.blamed.emplace(rank, reason);
+    if (report.outcome == Outcome::complete) continue;
+    if (reason == Reason::none || members_.refusedBy(rank)) {
+      blame(report, rank);
+    } else {
+      report.blamed.emplace(rank, reason);
+    }
   }
   const bool said = !report.blamed.empty() || !report.late.empty();
   if (report.outcome == Outcome::complete || said || !done()) return;
   for (const Chunk& chunk : chunks_) {  // never without a reason
     (all - chunk.contributors).forEach([&](Rank rank) {
-      const auto& held_by = members_.at(rank).held_by;
-      if (held_by.empty()) return blame(report, rank);
-      held_by.forEach([&](Rank other) { blame(report, other); });
+      const Member& member = members_.at(rank);
+      // It came too late, and there is nothing against it.
+      const bool innocent = !members_.doubted(rank) || (member.held && member.held_by.empty());
+      if (innocent) report.late.insert(rank);
+      if (!innocent && !member.held) blame(report, rank);
+      member.held_by.forEach([&](Rank other) { blame(report, other); });
     });
   }
 }

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "fault/mutant.hpp"
+
 namespace papilio::fault {
 
 namespace {
@@ -321,6 +323,7 @@ void Machine::unban(Time, Rank rank) {
 }
 
 void Machine::paused(Time now, Duration gap) {
+  if (PAPILIO_MUTANT(self_suspect)) return;
   suspect_self_until_ = std::max(suspect_self_until_, now + std::min(2 * gap, kMaxSelfDoubt));
   for (const Seq seq : live_) {
     if (Round* round = find(seq)) round->self_suspect = true;
@@ -329,8 +332,9 @@ void Machine::paused(Time now, Duration gap) {
 
 void Machine::closeReady(Round& round, Effects& out) {
   for (auto& [schema, reduction] : round.variants) {
-    reduction->holdOpen(voteOpen(round));
-    if (!voteOpen(round)) reduction->closeReady(out);
+    const bool open = voteOpen(round) && !PAPILIO_MUTANT(vote_holds_open);
+    reduction->holdOpen(open);
+    if (!open) reduction->closeReady(out);
   }
 }
 
@@ -338,6 +342,11 @@ bool Machine::quiet(const Round& round) {
   if ((round.local || round.strict) && !round.finished) return false;
   return std::all_of(round.variants.begin(), round.variants.end(),
                      [](const auto& entry) { return entry.second->idle(); });
+}
+
+bool Machine::keepsResults(const Round& round) {
+  return std::any_of(round.variants.begin(), round.variants.end(),
+                     [](const auto& entry) { return entry.second->keptBytes() != 0; });
 }
 
 void Machine::dropVariants(Seq seq, Round& round) {
@@ -356,8 +365,8 @@ void Machine::prune() {
     const bool served = quiet(round) && round.finished &&
                         std::all_of(round.variants.begin(), round.variants.end(),
                                     [](const auto& entry) { return entry.second->complete(); });
-    const bool over =
-        kept_bytes_ > config_.options.retention_bytes || rounds_.size() > kMaxRoundsKept;
+    const bool over = kept_bytes_ > config_.options.retention_bytes ||
+                      rounds_.size() > kMaxRoundsKept || PAPILIO_MUTANT(results_kept);
     if (!served && !over) return;
     if ((round.local || round.strict) && !round.finished) {
       // The local rank itself is far behind: keep its round, give up what others might ask for.
@@ -374,7 +383,7 @@ void Machine::prune() {
   if (kept_bytes_ <= config_.options.retention_bytes) return;
   for (auto& [seq, round] : rounds_) {
     if (kept_bytes_ <= config_.options.retention_bytes) return;
-    if (!quiet(round) || round.variants.empty()) continue;
+    if (!quiet(round) || !keepsResults(round)) continue;  // others may wait for what is to come
     dropVariants(seq, round);
     round.given_up = true;
   }

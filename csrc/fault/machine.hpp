@@ -142,6 +142,7 @@ class Machine {
   RoundError quorumError() const;
   void prune();
   static bool quiet(const Round& round);
+  static bool keepsResults(const Round& round);
   static void closeReady(Round& round, Effects& out);
   static bool voteOpen(const Round& round) {
     return round.votes.contested() && !round.verdict_known;
@@ -201,6 +202,7 @@ class Machine {
   void on(Time now, Rank from, const msg::Enter& enter);
   void on(Time now, Rank from, const msg::StrictFailed& failure);
   void on(Time now, Rank from, const msg::Nack& nack);
+  void sendAgain(Rank to, const msg::Nack& nack);
   void on(Time now, Rank from, const msg::Verdict& verdict);
   void on(Time now, Rank from, const msg::Progress& progress);
   void on(Time now, Rank from, const msg::Fetch& fetch);

@@ -1,30 +1,38 @@
 // Who waits for whom, and who is to blame for it: what this rank says of itself and of others.
 #include "fault/machine.hpp"
 
+#include "fault/mutant.hpp"
+
 namespace papilio::fault {
 
 // Who is to blame that some are not in a result of this rank. Only the reducer knows: it closed the
 // chunk. Whoever waits for others is not to blame, they are; this goes for this rank itself.
 void Machine::blameForAbsent(Time now, const Round& round, Reduction& reduction, Seq seq,
                              ChunkIndex chunk) const {
+  if (PAPILIO_MUTANT(result_says_who_is_to_blame)) return;
   const Rank me = members_.me();
   // A stand-in by somebody else's opinion only: the others went to another reducer.
   const bool duty = members_.reducerFor(reduction.layout().owner(chunk), seq) == me;
-  const bool judge = duty && !round.self_suspect && now >= suspect_self_until_;
+  const bool sure = members_.reducesForSure(reduction.layout().owner(chunk));
+  const bool judge = sure && !round.self_suspect && now >= suspect_self_until_;
   ContributorSet out;
+  bool refused = false;
   reduction.result(chunk)->absent.forEach([&](Rank rank) {
-    if (rank != me && !members_.counts(rank)) {
+    if (members_.refusedBy(rank)) {
+      refused = true;
+    } else if (rank != me && !members_.counts(rank)) {
       out.insert(rank);
-    } else if (rank == me || !members_.at(rank).held_by.empty()) {
+    } else if (rank == me || members_.at(rank).held) {
       if (duty) out = out | (rank == me ? heldUpBy(now, seq) : members_.at(rank).held_by);
     } else if (judge) {
       out.insert(rank);
     }
   });
-  if (out.contains(me)) {
+  if (out.contains(me)) {  // it held others up, and may itself be held up
     out.erase(me);
     out = out | heldUpBy(now, seq);
   }
+  if (refused) out.insert(me);  // they are missing because this rank is out
   reduction.blame(chunk, out, mismatchedIn(round, reduction, chunk), !duty);
 }
 
@@ -39,22 +47,26 @@ ContributorSet Machine::mismatchedIn(const Round& round, const Reduction& reduct
   return (out & members_.all()) - reduction.result(chunk)->contributors;
 }
 
-// Who keeps this rank from entering a round: whom it doubts and waits for in an earlier one, or has
-// waited for since it fell behind; nobody that it held up itself. Otherwise it is to blame itself:
-// back from a freeze it waits for everybody.
+// Who is to blame that this rank can not enter a round: whom it doubts and waits for in an earlier
+// one, or has waited for since it fell behind; nobody that it held up itself. Nobody at all as long
+// as it waits for those that it does not doubt yet. Otherwise it is to blame itself: back from a
+// freeze it waits for everybody.
 ContributorSet Machine::heldUpBy(Time now, Seq seq) const {
   const Member& self = members_.at(members_.me());
-  ContributorSet out = self.pace == Member::Pace::timely ? ContributorSet{} : self.held_by;
+  bool held = self.pace != Member::Pace::timely && self.held;
+  ContributorSet out = held ? self.held_by : ContributorSet{};
   const Seq stuck = oldestActive();
   const Round* waits = find(stuck);
   if (out.empty() && stuck <= seq && waits != nullptr && !waits->finished) {
+    const bool sick = waits->self_suspect || now < suspect_self_until_;
     members_.rootsOf(now, waitedFor(*waits), stuck).forEach([&](Rank root) {
-      const bool by_me = members_.at(root).held_by.contains(members_.me());
-      if (members_.doubted(root) && !by_me) out.insert(root);
+      if (root == members_.me() || members_.at(root).held_by.contains(members_.me())) return;
+      held = held || !sick;
+      if (members_.doubted(root)) out.insert(root);
     });
   }
   out.erase(members_.me());
-  if (out.empty()) out.insert(members_.me());
+  if (out.empty() && !held) out.insert(members_.me());
   return out;
 }
 
@@ -73,7 +85,7 @@ ContributorSet Machine::waitedFor(const Round& round) const {
     out = round.strict->owing();
   } else if (round.local) {
     if (voteOpen(round)) out = members_.present() - round.votes.voters();
-    out = out | round.local->waitsAt();
+    out = out | round.local->stuckAt();
     if (out.contains(members_.me())) {
       const auto it = round.variants.find(round.local->schema());
       if (it != round.variants.end()) out = out | it->second->waitingFor();

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "fault/machine.hpp"
+#include "fault/mutant.hpp"
 
 namespace papilio::fault {
 
@@ -141,9 +142,11 @@ void Machine::on(Time now, Rank from, const msg::Nack& nack) {
   }
   if (nack.code == NackCode::evicted) {
     evicted_by_.insert(from);
+    members_.at(from).refuses = true;
     if (evicted()) failEvicted(now);
     return;
   }
+  if (nack.code == NackCode::corrupt) return sendAgain(from, nack);
   Round* round = find(nack.seq);
   if (round == nullptr) return;
   if (nack.code == NackCode::schema) {
@@ -163,15 +166,25 @@ void Machine::on(Time now, Rank from, const msg::Nack& nack) {
     if (nack.oldest > nack.seq && round->local && !round->finished) {
       round->local->stale(now, from, nack.chunk);
     }
-  } else if (nack.code == NackCode::corrupt) {
-    for (auto& [schema, reduction] : round->variants) {
-      if (reduction->result(nack.chunk) == nullptr || !reduction->mayResend(nack.chunk)) continue;
-      effects_.push_back(effect::SendResult{from, nack.seq, schema, nack.chunk, 0});
-      return;
-    }
-    if (round->local && !round->finished) round->local->resend(from, nack.chunk, effects_);
   }
   pump(now, nack.seq, *round);
+}
+
+// A chunk arrived damaged. When its result has left already, or was sent often enough, whoever
+// waits for it must hear so: it would stand still for a whole budget otherwise.
+void Machine::sendAgain(Rank to, const msg::Nack& nack) {
+  if (Round* round = find(nack.seq)) {
+    for (auto& [schema, reduction] : round->variants) {
+      if (reduction->result(nack.chunk) == nullptr || !reduction->mayResend(nack.chunk)) continue;
+      effects_.push_back(effect::SendResult{to, nack.seq, schema, nack.chunk, 0});
+      return;
+    }
+    const bool mine = round->local && !round->finished;
+    if (mine && round->local->resend(to, nack.chunk, effects_)) return;
+  }
+  if (PAPILIO_MUTANT(damage_is_answered)) return;
+  const ChunkRange one{nack.chunk.value, nack.chunk.value + 1};
+  toControl(to, msg::None{nack.seq, one});
 }
 
 // More than half of the others go on without this rank.
@@ -217,6 +230,17 @@ void Machine::on(Time now, Rank from, const msg::Verdict& verdict) {
       if (round->votes.of(rank) == round->my_schema) return;
       blacklistSchema(now, verdict.seq, rank);
     });
+    // The winners will not vote here: they are through. Without theirs the vote stays open, and
+    // nothing closes before it is over.
+    const RoundShape* mine = round->votes.shapeOf(verdict.schema);
+    if (mine != nullptr && !PAPILIO_MUTANT(verdict_ends_the_vote)) {
+      const RoundShape shape = *mine;
+      (verdict.winners & members_.all()).forEach([&](Rank rank) {
+        round->votes.add(rank, verdict.schema, shape);
+      });
+      resolveSchema(now, verdict.seq, *round, false);
+      pump(now, verdict.seq, *round);
+    }
     return;
   }
   const RoundShape* shape = round->votes.shapeOf(verdict.schema);
@@ -233,7 +257,7 @@ void Machine::on(Time now, Rank from, const msg::Progress& progress) {
   Round* round = find(progress.seq);
   const bool vote = round != nullptr && voteOpen(*round);
   if (progress.missing.empty() && !vote) return;  // it waits no longer: no sign of life to come
-  members_.at(from).reducer_life = now;
+  if (!PAPILIO_MUTANT(progress_is_life)) members_.at(from).reducer_life = now;
   if (!progress.missing.contains(members_.me())) return;
   const Seq before = oldestActive();
   if (progress.seq < before) {
@@ -307,11 +331,12 @@ void Machine::on(Time, Rank from, const msg::Fetch& fetch) {
 void Machine::on(Time now, Rank from, const msg::None& none) {
   Round* round = find(none.seq);
   if (round == nullptr || !round->local || round->finished) return;
-  round->local->gotNone(from, none.chunks);
+  round->local->gotNone(now, from, none.chunks, effects_);
   pump(now, none.seq, *round);
 }
 
 void Machine::on(Time now, Rank from, const msg::Settled& settled) {
+  if (PAPILIO_MUTANT(settled)) return;
   Member& member = members_.at(from);
   const bool news = settled.all_before > member.settled_before;
   if (news) member.settled_before = settled.all_before;

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "fault/machine.hpp"
+#include "fault/mutant.hpp"
 
 namespace papilio::fault {
 
@@ -24,7 +25,7 @@ bool Machine::inWindow(Rank from, Seq seq) {
     ++counters_.dropped_unexpected;
     return false;
   }
-  if (seq >= forgotten_before_) return true;
+  if (seq >= forgotten_before_ || PAPILIO_MUTANT(stale_dropped)) return true;
   ++counters_.dropped_stale;
   toControl(from, msg::Nack{seq, NackCode::stale, {}, forgotten_before_, {}, {}});
   return false;
@@ -71,7 +72,10 @@ Admission Machine::judgeContribution(Time now, Rank from, const DataHeader& head
   newest_ = std::max(newest_, header.seq);
   Round& round = rounds_[header.seq];
   round.votes.add(from, header.schema, header.shape);
-  if (round.my_schema == header.schema) evicted_by_.erase(from);
+  if (round.my_schema == header.schema) {
+    evicted_by_.erase(from);
+    members_.at(from).refuses = false;
+  }
   const bool differs = (round.my_schema && *round.my_schema != header.schema) ||
                        (round.winner && *round.winner != header.schema);
   if (members_.gone(from) || differs) {
@@ -196,7 +200,7 @@ Admission Machine::judgeBlock(Rank from, const DataHeader& header) {
 void Machine::accepted(Time now, Rank from, const DataHeader& header, bool intact) {
   Round* round = find(header.seq);
   if (round == nullptr) return;
-  if (!intact) {
+  if (!intact && !PAPILIO_MUTANT(damage_dropped)) {
     ++counters_.dropped_corrupt;
     if (header.type == MessageType::block && round->strict) {
       RoundError error{ErrorKind::peer_failed, {}, Reason::corrupt, {}, {}, {}};
@@ -204,6 +208,12 @@ void Machine::accepted(Time now, Rank from, const DataHeader& header, bool intac
       error.text = "data of rank " + std::to_string(from.value) + " arrived damaged";
       round->strict->fail(std::move(error), effects_);
     } else {
+      const auto it = round->variants.find(header.schema);
+      // It takes part and gets the result, whatever becomes of its data.
+      if (header.type != MessageType::result && it != round->variants.end()) {
+        it->second->showed(now, from);
+      }
+      if (header.type == MessageType::result) round->local->damaged(from, header.chunk);
       toControl(from, msg::Nack{header.seq, NackCode::corrupt, header.chunk, {}, {}, {}});
     }
   } else if (header.type == MessageType::contribution) {
@@ -212,7 +222,10 @@ void Machine::accepted(Time now, Rank from, const DataHeader& header, bool intac
     counted(from, *it->second);
     it->second->arrived(now, from, header.chunk, header.weight);
     if (round->finished) it->second->withdraw(members_.me());
-    if (header.attempt > 0) passOn(*round, header.seq, header.chunk);
+    // To a stand-in, or to a reducer that was itself routed around and has its result from
+    // elsewhere.
+    const bool passed = round->finished && round->local && round->local->holds(header.chunk);
+    if (header.attempt > 0 || passed) passOn(*round, header.seq, header.chunk);
   } else if (header.type == MessageType::result) {
     round->local->gotResult(now, from, header, effects_);
     hearOfLate(*round, header);
@@ -238,10 +251,14 @@ void Machine::hearOfLate(const Round& round, const DataHeader& header) {
     it->second->excuse(mismatched);
   }
   if ((header.flags & (kNonFiniteDropped | kOthersSettled)) != 0) return;
+  // Left out because it was late before: that is an opinion, and passing it on from one to the next
+  // would keep it alive for ever, whatever the rank does since.
+  if ((header.flags & kOthersMissed) == 0 && !PAPILIO_MUTANT(no_hearsay_of_hearsay)) return;
   const auto late = members_.expected() - header.contributors - round.votes.voters() - mismatched;
   late.forEach([&](Rank rank) {
     if (rank == members_.me()) return;
-    members_.missed(rank, false, header.blamed.contains(rank) ? ContributorSet{} : header.blamed);
+    const bool own_fault = header.blamed.contains(rank);
+    members_.missed(rank, false, own_fault ? std::nullopt : std::optional(header.blamed));
     opinions_changed_ = true;
   });
 }
@@ -292,6 +309,7 @@ DataHeader Machine::resultHeader(Seq seq, SchemaHash schema, ChunkIndex chunk) c
     header.mismatched = result->mismatched;
     if (!result->nonfinite.empty()) header.flags |= kNonFiniteDropped;
     if (result->settled) header.flags |= kOthersSettled;
+    if (result->missed) header.flags |= kOthersMissed;
   }
   header.attempt = members_.ringDistance(it->second->layout().owner(chunk), members_.me());
   return header;

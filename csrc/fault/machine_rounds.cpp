@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "fault/machine.hpp"
+#include "fault/mutant.hpp"
 
 namespace papilio::fault {
 
@@ -102,6 +103,7 @@ void Machine::counted(Rank from, const Reduction& reduction) {
 // that nobody has entered yet.
 void Machine::announceReturn(Seq counted) {
   const Member& self = members_.at(members_.me());
+  if (PAPILIO_MUTANT(reinstate_announced)) return;
   if (!self.routed_around || self.reinstated_from.value != 0) return;
   // A result from before the incident proves nothing: after a freeze it is the first thing in the
   // mailbox, while the others are many rounds ahead.
@@ -158,7 +160,7 @@ void Machine::expireRound(Time now, Seq seq, Round& round) {
       if (otherwise.contains(rank)) return local.grantTime(now, rank);  // the vote decides
       suspectReducer(now, seq, rank);
     });
-    if (now >= local.ceiling()) local.giveUp(effects_);
+    if (now >= local.ceiling() && !PAPILIO_MUTANT(call_has_a_limit)) local.giveUp(effects_);
   }
   if (round.strict && !round.finished) expireStrict(now, seq, round);
   pump(now, seq, round);
@@ -193,7 +195,7 @@ bool Machine::creditsSpent(Rank rank, Rank owner) const {
       open += reduction->openFrom(rank, owner);
     }
   }
-  return open >= kCreditsPerShard;
+  return open >= kCreditsPerShard && !PAPILIO_MUTANT(credits_excuse);
 }
 
 void Machine::judgeLate(Time now, Seq seq, Round& round, const ContributorSet& late) {
@@ -201,9 +203,9 @@ void Machine::judgeLate(Time now, Seq seq, Round& round, const ContributorSet& l
   // The local thread is busy elsewhere while this process reduces for the others: not waited for
   // again until it enters a round that is current.
   if (late.contains(members_.me())) {
-    ContributorSet by = heldUpBy(now, seq);
-    by.erase(members_.me());
-    members_.missed(members_.me(), false, by);
+    const ContributorSet by = heldUpBy(now, seq);
+    const bool own_fault = by.contains(members_.me());
+    members_.missed(members_.me(), false, own_fault ? std::nullopt : std::optional(by));
     opinions_changed_ = true;
   }
   missing.erase(members_.me());
@@ -211,7 +213,7 @@ void Machine::judgeLate(Time now, Seq seq, Round& round, const ContributorSet& l
   ContributorSet held;
   missing.forEach([&](Rank rank) {
     const auto by = members_.heldBy(now, rank, seq, late);
-    if (by.empty()) return;
+    if (!by) return;
     held.insert(rank);
     members_.missed(rank, false, by);
     opinions_changed_ = true;
@@ -227,7 +229,16 @@ void Machine::judgeLate(Time now, Seq seq, Round& round, const ContributorSet& l
   missing.forEach([&](Rank rank) {
     // Where this rank stands in for a third one that others think dead, the two merely disagree:
     // no reason to call anybody slow.
-    if (const auto why = lateness(round, rank)) struck(now, seq, rank, !sick, *why);
+    if (const auto why = lateness(round, rank)) return struck(now, seq, rank, !sick, *why);
+    // Those who think so too must not wait for it once per round either.
+    bool stands_in = false;
+    members_.all().forEach([&](Rank owner) {
+      stands_in =
+          stands_in || (owner != members_.me() && members_.reducerFor(owner, seq) == members_.me());
+    });
+    if (!stands_in) return;
+    members_.missed(rank, false, ContributorSet{});
+    opinions_changed_ = true;
   });
 }
 
@@ -252,9 +263,13 @@ std::optional<std::string> Machine::lateness(const Round& round, Rank rank) cons
 }
 
 void Machine::struck(Time now, Seq seq, Rank rank, bool strike, const std::string& why) {
+  opinions_changed_ = true;
+  if (members_.refusedBy(rank)) {  // nothing is to come from it, and that is no fault of its own
+    members_.missed(rank, false, ContributorSet{});
+    return;
+  }
   const bool news = members_.at(rank).pace == Member::Pace::timely;
   if (strike) ++counters_.strikes;
-  opinions_changed_ = true;
   const bool blacklists = members_.missed(rank, strike);
   if (news) notify(EventKind::peer_slow, rank, Reason::slow, seq, why);
   if (!blacklists) return;
@@ -343,7 +358,7 @@ void Machine::resolveSchema(Time now, Seq seq, Round& round, bool force) {
   if (!round.my_schema && !decision->winner) return;
   round.verdict_known = true;
   round.winner = decision->winner;
-  if (decision->winner) {
+  if (decision->winner && !decision->losers.empty()) {
     toOthers(msg::Verdict{seq, *decision->winner, decision->winners, decision->losers});
   }
   for (auto it = round.variants.begin(); it != round.variants.end();) {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "fault/mutant.hpp"
+
 namespace papilio::fault {
 
 Members::Members(std::uint32_t n, Rank me, const GroupOptions& options, std::uint64_t jitter_seed)
@@ -41,17 +43,19 @@ ContributorSet Members::expected() const {
   ContributorSet out;
   for (std::uint32_t r = 0; r < n_; ++r) {
     const Rank rank{r};
-    if (counts(rank) && at(rank).pace != Member::Pace::late) out.insert(rank);
+    const bool late = at(rank).pace == Member::Pace::late && !PAPILIO_MUTANT(sticky_lateness);
+    if (counts(rank) && !late) out.insert(rank);
   }
   return out;
 }
 
 bool Members::counts(Rank rank) const {
-  return rank == me_ || (!gone(rank) && !blacklist_.contains(rank));
+  const bool out = blacklist_.contains(rank) && !PAPILIO_MUTANT(blacklisted_not_counted);
+  return rank == me_ || (!gone(rank) && !out);
 }
 
 bool Members::mayReduce(Rank rank, Seq seq) const {
-  if (gone(rank)) return false;
+  if (gone(rank) && !PAPILIO_MUTANT(dead_reducer_passed_over)) return false;
   const Member& member = at(rank);
   if (!member.routed_around || seq < member.routed_from) return true;
   return member.reinstated_from.value != 0 && seq >= member.reinstated_from;
@@ -63,6 +67,13 @@ Rank Members::reducerFor(Rank owner, Seq seq) const {
     if (mayReduce(candidate, seq)) return candidate;
   }
   return me_;
+}
+
+bool Members::reducesForSure(Rank owner) const {
+  for (Rank rank = owner; rank != me_; rank = Rank{(rank.value + 1) % n_}) {
+    if (!gone(rank)) return false;
+  }
+  return true;
 }
 
 Members::Routed Members::routeAround(Rank rank, Seq seq) {
@@ -106,6 +117,10 @@ Reason Members::blameFor(Rank rank) const {
   return at(rank).link == Member::Link::joining ? Reason::unreachable : Reason::slow;
 }
 
+bool Members::refusedBy(Rank rank) const {
+  return at(rank).refuses && !at(rank).voted_out && !gone(rank);
+}
+
 bool Members::doubted(Rank rank) const {
   return !counts(rank) || at(rank).pace != Member::Pace::timely;
 }
@@ -127,20 +142,26 @@ void Members::caughtUp(Rank rank) {
   member.ever_contributed = true;
   member.voted_out = false;
   member.pace = Member::Pace::timely;
+  member.held = false;
   member.held_by = {};
   if (++member.timely_streak >= kCleanStreak) member.catch_up_spent = false;
 }
 
-bool Members::missed(Rank rank, bool strike, const ContributorSet& held_by) {
+bool Members::missed(Rank rank, bool strike, const std::optional<ContributorSet>& held_by) {
   Member& member = at(rank);
-  // Still the same incident: it has not caught up since somebody held it up.
+  // Still the same incident: it has not caught up since somebody held it up; and what nobody is to
+  // blame for does not excuse what was its own doing.
   ContributorSet others = member.held_by;
   others.erase(me_);
-  const bool held = member.pace != Member::Pace::timely && !others.empty();
-  if (!held) member.held_by = held_by;
+  const bool again = member.pace != Member::Pace::timely;
+  const bool known = again && (!others.empty() || (!member.held && held_by && held_by->empty()));
+  if (!known) {
+    member.held = held_by.has_value();
+    member.held_by = held_by.value_or(ContributorSet{});
+  }
   member.pace = Member::Pace::late;
   member.timely_streak = 0;
-  if (!strike || !member.held_by.empty()) return false;
+  if (!strike || member.held) return false;
   std::erase_if(member.strikes,
                 [&](std::uint64_t round) { return round + kStrikeWindow <= member.judged_rounds; });
   member.strikes.push_back(member.judged_rounds);
@@ -202,14 +223,19 @@ bool Members::stuckAfter(Time now, Rank rank, Seq seq) const {
   return saysItWaits(now, at(rank)) && at(rank).waits_in > seq;
 }
 
-ContributorSet Members::heldBy(Time now, Rank rank, Seq seq, const ContributorSet& late) const {
+std::optional<ContributorSet> Members::heldBy(Time now, Rank rank, Seq seq,
+                                              const ContributorSet& late) const {
   const Member& member = at(rank);
-  if (gone(rank) || !waits(now, rank, seq) || member.waits_in == seq) return {};
+  if (PAPILIO_MUTANT(waiting_excuses)) return std::nullopt;
+  if (gone(rank) || !waits(now, rank, seq) || member.waits_in == seq) return std::nullopt;
+  auto roots = rootsOf(now, member.waits_for & all(), member.waits_in);
+  roots.erase(rank);
+  if (roots.empty()) return std::nullopt;
   ContributorSet out;
-  rootsOf(now, member.waits_for & all(), member.waits_in).forEach([&](Rank root) {
+  roots.forEach([&](Rank root) {
     const bool troubled =
         root == me_ || late.contains(root) || doubted(root) || at(root).routed_around;
-    if (root != rank && troubled) out.insert(root);
+    if (troubled) out.insert(root);
   });
   return out;
 }

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "core/contributor_set.hpp"
@@ -33,12 +34,14 @@ struct Member {
   Seq routed_from;             // … from this round on …
   Seq reinstated_from;         // … and from this one on to itself again (0: not announced)
   bool voted_out = false;      // by hearsay: others found its schema to be the wrong one
+  bool refuses = false;        // it said that this rank is out: nothing comes from it
   Time reducer_life{};         // last RESULT or PROGRESS from it, any round
   // PROGRESS: in that round, which it has entered, it waits for these ranks.
   ContributorSet waits_for;
   Seq waits_in;
   Time waits_at{};
-  ContributorSet held_by;  // whom it waited for elsewhere when it was missed
+  bool held = false;       // it waited for others elsewhere when it was missed …
+  ContributorSet held_by;  // … for these, as far as they were in trouble themselves
   Seq settled_before;      // it needs nothing of rounds before this one
   Seq gone_before;         // as a reducer it has no results of rounds before this one
   std::uint64_t judged_rounds = 0;
@@ -76,6 +79,9 @@ class Members {
   bool mayReduce(Rank rank, Seq seq) const;  // its shards of that round go to it
   // First rank from `owner` on, in ring order, that may reduce; self when nobody else may.
   Rank reducerFor(Rank owner, Seq seq) const;
+  // This rank reduces the owner's shards because they are its own, or because all before it are
+  // gone: not by an opinion that others may not share.
+  bool reducesForSure(Rank owner) const;
   // The rank does not answer as a reducer.
   enum class Routed : std::uint8_t { known, earlier, news };  // earlier: now from an older round on
   Routed routeAround(Rank rank, Seq seq);
@@ -85,21 +91,25 @@ class Members {
   void entered(Seq seq);
   std::uint16_t ringDistance(Rank from, Rank to) const;
   Reason blameFor(Rank rank) const;  // why it is missing from a result
-  bool doubted(Rank rank) const;     // gone, blacklisted, or not waited for
+  // It says that this rank is the one that is out, and nobody said otherwise.
+  bool refusedBy(Rank rank) const;
+  bool doubted(Rank rank) const;  // gone, blacklisted, or not waited for
   PeerState state(Rank rank) const;
 
   void judged(Rank rank) { ++at(rank).judged_rounds; }
   // The rank contributed in time (or nearly): wait for it and let it reduce again.
   void caughtUp(Rank rank);
-  // It missed a deadline, held up by `held_by` (empty: nobody known). True when that was the strike
-  // that blacklists it; who is held up gets none.
-  bool missed(Rank rank, bool strike, const ContributorSet& held_by = {});
+  // It missed a deadline, by itself or held up by others (`held_by`, those to blame; there may be
+  // none). True when that was the strike that blacklists it; who is held up gets none.
+  bool missed(Rank rank, bool strike, const std::optional<ContributorSet>& held_by = {});
   // It said that it waits for `missing` in a round.
   void noteWaits(Time now, Rank rank, Seq seq, const ContributorSet& missing);
-  // Who keeps `rank` from entering round `seq`, by its own fresh word; those who wait themselves
-  // are replaced by whom they wait for. Empty unless one of them is doubted too (`late`: as of now)
-  // or is this rank: everybody waits for the healthy now and then.
-  ContributorSet heldBy(Time now, Rank rank, Seq seq, const ContributorSet& late) const;
+  // Who is to blame that `rank` can not enter round `seq`, by its own fresh word; those who wait
+  // themselves are replaced by whom they wait for. Nothing if it waits for nobody but itself. Named
+  // are only those who are doubted too (`late`: as of now) and this rank: everybody waits for the
+  // healthy now and then.
+  std::optional<ContributorSet> heldBy(Time now, Rank rank, Seq seq,
+                                       const ContributorSet& late) const;
   // The end of all chains of waiting that start at `ranks`, which are missing in round `seq`.
   ContributorSet rootsOf(Time now, const ContributorSet& ranks, Seq seq) const;
   // A late rank shows life, far behind: one patience for it per incident.

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/wire.hpp"
+#include "fault/mutant.hpp"
 
 namespace papilio::fault {
 
@@ -28,8 +29,10 @@ Reduction::Reduction(const Members& members, const ArrivalPolicy& policy, Seq se
 Reduction::Admit Reduction::admit(Rank src, ChunkIndex chunk) const {
   const auto it = duties_.find(chunk.value);
   if (it == duties_.end()) return Admit::keep;
-  if (it->second.phase != Phase::collecting) return Admit::late;
-  return it->second.arrived.contains(src) ? Admit::duplicate : Admit::keep;
+  const bool open = it->second.phase == Phase::collecting;
+  if (!open && !PAPILIO_MUTANT(late_contribution_dropped)) return Admit::late;
+  const bool again = it->second.arrived.contains(src);
+  return again && !PAPILIO_MUTANT(duplicate_dropped) ? Admit::duplicate : Admit::keep;
 }
 
 void Reduction::showed(Time now, Rank src) {
@@ -104,7 +107,11 @@ void Reduction::closeReady(Effects& out) {
     duty.arrived.forEach([&, &d = duty](Rank rank) {
       if (members_.counts(rank) && !d.settled.contains(rank)) counted.insert(rank);
     });
-    if (counted.empty()) continue;
+    if (counted
+            .empty()) {  // those who contributed are dead or out since, and nobody else will come
+      discard(ChunkIndex{chunk}, out);
+      continue;
+    }
     duty.phase = Phase::reducing;
     duty.result.contributors = counted;
     duty.result.weight_sum = weightOf(counted);
@@ -127,6 +134,7 @@ void Reduction::reduced(Time now, ChunkIndex chunk, const ContributorSet& actual
   const auto through = duty.hurried ? missing : missing & (duty.settled | settledRanks());
   duty.result.settled = !through.empty();
   duty.result.absent = missing - through;
+  duty.result.missed = !(duty.result.absent & (absent_ - mismatched_)).empty();
   duty.result.nonfinite = duty.result.contributors - actual;
   if (!had_input) duty.result.nonfinite.erase(members_.me());
   duty.result.contributors = actual;
@@ -142,7 +150,9 @@ void Reduction::reduced(Time now, ChunkIndex chunk, const ContributorSet& actual
 
 double Reduction::weightOf(const ContributorSet& set) const {
   double sum = 0;
-  set.forEach([&](Rank rank) { sum += static_cast<double>(weights_[rank.value]); });
+  set.forEach([&](Rank rank) {
+    sum += PAPILIO_MUTANT(weights) ? 1.0 : static_cast<double>(weights_[rank.value]);
+  });
   return sum;
 }
 
@@ -204,6 +214,7 @@ std::uint32_t Reduction::openFrom(Rank rank, Rank owner) const {
 
 ContributorSet Reduction::expire(Time now, const CreditsSpent& spent) {
   ContributorSet late;
+  if (PAPILIO_MUTANT(exclude_after_deadline)) return late;
   waitingFor().forEach([&](Rank rank) {
     if (deadlineOf(rank) > now) return;
     if (heldHere(rank, spent)) {
@@ -257,7 +268,7 @@ ContributorSet Reduction::shardsAwaited(Rank rank) const {
     const bool open = duty.phase == Phase::collecting && !duty.arrived.empty() && !duty.hurried;
     if (!open || duty.arrived.contains(rank) || duty.settled.contains(rank)) continue;
     const Rank owner = layout_.owner(ChunkIndex{chunk});
-    if (members_.reducerFor(owner, seq_) == members_.me()) out.insert(owner);
+    if (members_.reducesForSure(owner)) out.insert(owner);
   }
   return out;
 }

@@ -72,7 +72,7 @@ class Reduction {
   void withdraw(Rank src);
   // Every member that is present contributed to every chunk on duty, and all are closed.
   bool complete() const;
-  // Shards (by owner) that this rank reduces by its own opinion and that still wait for `rank`.
+  // Shards (by owner) that are certainly this rank's to reduce and that still wait for `rank`.
   ContributorSet shardsAwaited(Rank rank) const;
   // Is the chunk on duty here and still open?
   bool collecting(ChunkIndex chunk) const;
@@ -102,6 +102,7 @@ class Reduction {
     ContributorSet blamed;      // who is to blame for the absent
     ContributorSet mismatched;  // the absent who train another model
     bool settled = false;       // somebody is not in it because they had the chunk already
+    bool missed = false;        // somebody is not in it who missed a deadline in this very round
   };
   // nullptr while the chunk is not closed here.
   const Result* result(ChunkIndex chunk) const;

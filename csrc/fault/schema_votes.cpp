@@ -1,5 +1,7 @@
 #include "fault/schema_votes.hpp"
 
+#include "fault/mutant.hpp"
+
 namespace papilio::fault {
 
 void SchemaVotes::add(Rank rank, SchemaHash schema, const RoundShape& shape) {
@@ -41,7 +43,10 @@ std::optional<SchemaVotes::Decision> SchemaVotes::decide(const ContributorSet& p
   for (const auto& [schema, shape] : shapes_) {
     const auto voters = votersOf(schema) & present;
     voted = voted | voters;
-    if (voters.count() > best) {
+    const bool more = PAPILIO_MUTANT(schema_majority)
+                          ? best == 0 || (!voters.empty() && voters.count() < best)
+                          : voters.count() > best;
+    if (more) {
       leader = schema;
       best = voters.count();
       tie = false;

@@ -2,6 +2,8 @@
 
 #include <string>
 
+#include "fault/mutant.hpp"
+
 namespace papilio::fault {
 
 std::string listed(const ContributorSet& ranks) {
@@ -58,6 +60,7 @@ void StrictRound::announceEntry(Effects& out) {
 // values, and shards laid over them do not fit: who misses a rank that a peer counts on fails the
 // collective because of it, and that peer, which may not know why yet, hears it from that failure.
 bool StrictRound::agreesOnMembers(const ContributorSet& members, Effects& out) {
+  if (PAPILIO_MUTANT(strict_members_agree)) return true;
   if (spec_.shape.kind != OpKind::allreduce || members == counted_on_) return true;
   const ContributorSet missed = (members & members_.all()) - counted_on_;
   if (!missed.empty()) {
@@ -169,6 +172,13 @@ void StrictRound::peerFailedIt(Rank from, const msg::StrictFailed& failure, Effe
   ContributorSet culprits = failure.culprits & members_.all();
   const auto reason = static_cast<Reason>(failure.reason);
   const bool because_of_me = culprits.contains(members_.me());
+  // With a connection broken between two live members, the one that failed it can not tell the
+  // other.
+  ContributorSet untold = culprits & taking_part_ & members_.present();
+  untold.erase(from);
+  untold.forEach([&](Rank to) {
+    if (to != members_.me()) out.push_back(effect::SendControl{to, failure});
+  });
   const std::string who = "rank " + std::to_string(from.value);
   if (because_of_me) {
     const bool out_for_good = reason == Reason::schema;
@@ -196,6 +206,7 @@ void StrictRound::fail(RoundError error, Effects& out) {
   const auto failure = failureOf(error);
   // The culprits too, if they can hear it: they must not wait for this rank.
   (taking_part_ & members_.present()).forEach([&](Rank to) {
+    if (PAPILIO_MUTANT(strict_failure_told)) return;
     if (to != members_.me()) out.push_back(effect::SendControl{to, failure});
   });
   finish(std::move(error), out);

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "fault/mutant.hpp"
+
 namespace papilio::fault {
 
 TolerantBroadcast::TolerantBroadcast(const Members& members, Seq seq, SchemaHash schema,
@@ -115,6 +117,7 @@ void TolerantBroadcast::lookForGiver(Effects& out) {
 bool TolerantBroadcast::mayStandIn() const {
   if (taking_part_.ranks().front() != members_.me() || entered_ != taking_part_) return false;
   const auto ranks = others().ranks();
+  if (PAPILIO_MUTANT(stand_in_needs_lacks)) return true;
   return std::all_of(ranks.begin(), ranks.end(), [&](Rank rank) {
     const auto it = lacking_.find(rank);
     return it != lacking_.end() && (dropped() - it->second).empty();
@@ -124,7 +127,8 @@ bool TolerantBroadcast::mayStandIn() const {
 void TolerantBroadcast::advance(Effects& out) {
   if (ended_) return;
   if (!has() && !giver_) lookForGiver(out);
-  if (!has() || entered_ != taking_part_ || !(taking_part_ - holders_).empty()) return;
+  const bool all_have = (taking_part_ - holders_).empty() || PAPILIO_MUTANT(all_have_it);
+  if (!has() || entered_ != taking_part_ || !all_have) return;
   for (const auto& unsent : unsent_) {
     if (!unsent.empty()) return;
   }
@@ -135,6 +139,18 @@ void TolerantBroadcast::advance(Effects& out) {
   finish({}, out);
 }
 
+// While members do not agree on who is gone nobody may stand in: it is due to these, not to those
+// who wait for them.
+ContributorSet TolerantBroadcast::disagreeing() const {
+  ContributorSet out;
+  for (const auto& [rank, lost] : lacking_) {
+    const auto more = lost - dropped();
+    out = out | more | (dropped() - lost);
+    if (!more.empty()) out.insert(rank);
+  }
+  return out;
+}
+
 ContributorSet TolerantBroadcast::owing() const {
   ContributorSet out = taking_part_ - entered_;
   if (has()) {
@@ -142,7 +158,8 @@ ContributorSet TolerantBroadcast::owing() const {
   } else if (giver_) {
     out.insert(*giver_);
   } else {
-    out = out | others();
+    const auto split = disagreeing();
+    out = split.empty() ? out | others() : split;
   }
   for (const auto& unsent : unsent_) out = out | unsent;
   return out;

@@ -54,6 +54,7 @@ class TolerantBroadcast final : public StrictRound {
   ContributorSet contributors() const override;
   void lookForGiver(Effects& out);
   bool mayStandIn() const;
+  ContributorSet disagreeing() const;
   void gotIt(Effects& out);
   void serve(Rank to, Effects& out);
   void tell(Rank to, Holding holding, Effects& out) const;

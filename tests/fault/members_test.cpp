@@ -49,6 +49,20 @@ TEST_F(MembersTest, WhoWaitsForAStragglerIsHeldByItWhateverTheStragglerAsksFor) 
   EXPECT_EQ(members_.rootsOf(now_, only(Rank{3}), Seq{310}), only(Rank{1}));
 }
 
+// Between it and the owner are only the dead: nobody else can think that the shard is his.
+TEST_F(MembersTest, ASuspicionIsNoCertainDuty) {
+  EXPECT_TRUE(members_.reducesForSure(members_.me()));
+  for (std::uint32_t r = members_.me().value + 1; r < members_.size(); ++r) {
+    EXPECT_FALSE(members_.reducesForSure(Rank{r}));
+  }
+  const Rank last{members_.size() - 1};
+  members_.routeAround(last, Seq{1});
+  EXPECT_FALSE(members_.reducesForSure(last));
+  members_.at(last).link = Member::Link::gone;
+  members_.at(last).gone_reason = Reason::dead;
+  EXPECT_TRUE(members_.reducesForSure(last));
+}
+
 // A word that was taken back holds nobody up any more, and a word about another round is another
 // one.
 TEST_F(MembersTest, WhoWaitsNoLongerIsHeldByNobody) {
@@ -57,7 +71,7 @@ TEST_F(MembersTest, WhoWaitsNoLongerIsHeldByNobody) {
   members_.noteWaits(now_, Rank{3}, Seq{4}, {});
   EXPECT_EQ(members_.heldBy(now_, Rank{3}, Seq{6}, only(Rank{3})), only(Rank{1}));
   members_.noteWaits(now_, Rank{3}, Seq{5}, {});
-  EXPECT_TRUE(members_.heldBy(now_, Rank{3}, Seq{6}, only(Rank{3})).empty());
+  EXPECT_FALSE(members_.heldBy(now_, Rank{3}, Seq{6}, only(Rank{3})));
   members_.noteWaits(now_, Rank{3}, Seq{7}, only(Rank{1}));  // the next one is heard at once
   EXPECT_EQ(members_.heldBy(now_, Rank{3}, Seq{8}, only(Rank{3})), only(Rank{1}));
 }

@@ -173,6 +173,18 @@ TEST_F(ReductionTest, DiscardedContributionsAreFreed) {
   EXPECT_TRUE(reduction_->arrivedAt(kChunk).empty());
 }
 
+// Rank 1 died after it contributed, and rank 2 is through: the chunk closes with nobody in it.
+TEST_F(ReductionTest, ContributionsOfTheDeadAloneAreFreed) {
+  reduction_->settle(Rank{0}, {0, 1});
+  reduction_->settle(Rank{2}, {0, 1});
+  members_.at(Rank{1}).link = Member::Link::gone;
+  members_.at(Rank{1}).gone_reason = Reason::dead;
+  arrive(1, 10s);
+  ASSERT_EQ(out_.size(), 1u);
+  EXPECT_TRUE(std::holds_alternative<effect::Discard>(out_.front()));
+  EXPECT_TRUE(reduction_->idle());
+}
+
 TEST_F(ReductionTest, AHurriedChunkWaitsForNobody) {
   arrive(1, 10s);
   reduction_->hurry(kChunk);

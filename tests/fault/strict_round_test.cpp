@@ -232,5 +232,19 @@ TEST_F(StrictRoundTest, FailureIsToldToTheCulpritToo) {
   EXPECT_EQ(out_.size(), sent);
 }
 
+// Rank 1 lost rank 2 and can not tell it: this rank does.
+TEST_F(StrictRoundTest, TheCulpritHearsOfItFromThoseItStillReaches) {
+  auto round = make();
+  round.start(out_);
+  out_.clear();
+  ContributorSet lost;
+  lost.insert(Rank{2});
+  round.peerFailedIt(Rank{1}, {kSeq, lost, static_cast<std::uint8_t>(Reason::unreachable)}, out_);
+  ASSERT_EQ(count<effect::SendControl>(), 1u);
+  const auto& told = std::get<effect::SendControl>(out_.front());
+  EXPECT_EQ(told.to, Rank{2});
+  EXPECT_EQ(std::get<msg::StrictFailed>(told.body).culprits, lost);
+}
+
 }  // namespace
 }  // namespace papilio::fault

@@ -241,5 +241,23 @@ TEST_F(TolerantBroadcastTest, AFailureIsToldOn) {
   EXPECT_EQ(told_on, ranks({0, 2}));
 }
 
+// The root is dead; ranks 1 and 2 lost each other, so neither may stand in. Rank 3 waits for them
+// alone, and they do not wait for rank 3.
+TEST_F(TolerantBroadcastTest, WhoDoesNotAgreeOnTheDeadIsWaitedForAndNobodyElse) {
+  make(3);
+  dies(0);
+  says(1, Holding::lacks, ranks({0}));
+  says(2, Holding::lacks, ranks({0}));
+  EXPECT_EQ(round_->owing(), ranks({1, 2}));
+  says(1, Holding::lacks, ranks({0, 2}));
+  says(2, Holding::lacks, ranks({0, 1}));
+  EXPECT_EQ(round_->owing(), ranks({1, 2}));
+  make(2);
+  dies(0);
+  dies(1);
+  says(3, Holding::lacks, ranks({0}));
+  EXPECT_EQ(round_->owing(), ranks({1}));
+}
+
 }  // namespace
 }  // namespace papilio::fault

@@ -53,7 +53,10 @@ void Node::say(const std::string& line) {
 }
 
 Time Node::now() const {
-  return state_ == State::paused ? active_ : active_ + (queue_.now() - since_);
+  if (state_ == State::paused) return active_;
+  const Duration passed = queue_.now() - since_;
+  return active_ +
+         (plan_.clock_rate == 1 ? passed : fromSeconds(toSeconds(passed) * plan_.clock_rate));
 }
 
 void Node::run(const std::function<void()>& action) {
@@ -72,7 +75,10 @@ void Node::run(const std::function<void()>& action) {
 void Node::arm() {
   const Time deadline = machine_.nextDeadline();
   if (deadline == kNever || state_ != State::running) return;
-  const Instant due = queue_.now() + std::max(deadline - now(), Duration::zero());
+  Duration left = deadline - now();
+  // A nanosecond more, or rounding would ring it a little early for ever.
+  if (plan_.clock_rate != 1) left = fromSeconds(toSeconds(left) / plan_.clock_rate) + 1ns;
+  const Instant due = queue_.now() + std::max(left, Duration::zero());
   if (armed_ && *armed_ <= due) return;
   const Instant when =
       work_.timer_slack > Duration::zero() ? due + random_.upTo(work_.timer_slack) : due;
@@ -102,7 +108,9 @@ void Node::plan() {
   if (planned_ || stopped_ || next_ > work_.ops.size() || next_ > finished_ + work_.depth) return;
   planned_ = true;
   const auto lag = plan_.lag.find(Seq{next_});
-  const Duration wait = plan_.compute + (lag == plan_.lag.end() ? Duration{} : lag->second);
+  Duration wait = plan_.compute + (lag == plan_.lag.end() ? Duration{} : lag->second);
+  const auto earliest = work_.not_before.find(Seq{next_});
+  if (earliest != work_.not_before.end()) wait = std::max(wait, earliest->second - queue_.now());
   queue_.after(wait, [this] {
     run([this] {
       planned_ = false;

@@ -14,7 +14,7 @@ namespace papilio::sim {
 namespace {
 
 constexpr std::uint64_t kFirstSeed = 1'000'000;
-constexpr std::uint64_t kExplained = 5;  // failed jobs shown with their traces
+constexpr std::uint64_t kExplained = 3;  // failed jobs shown with their traces
 
 std::uint64_t fromEnvironment(const char* name, std::uint64_t otherwise) {
   const char* text = std::getenv(name);

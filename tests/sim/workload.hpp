@@ -28,6 +28,7 @@ inline bool inPhases(const RoundShape& shape) {
 struct RankPlan {
   fault::GroupOptions options;
   Duration compute = 1ms;               // between two collectives
+  double clock_rate = 1.0;              // seconds of its clock per second of the world
   std::map<Seq, Duration> lag;          // extra computing before that one
   std::map<Seq, RoundShape> other;      // what this rank calls instead
   std::map<Seq, std::uint64_t> nan_at;  // that element of its input is NaN
@@ -39,7 +40,8 @@ struct Workload {
   std::vector<RankPlan> ranks;
   std::uint32_t depth = 1;  // collectives in flight per rank
   Duration timeout = 60s;
-  Duration timer_slack{};  // a node's timers come late by up to this, as on a busy host
+  std::map<Seq, Instant> not_before;  // nobody starts that collective earlier
+  Duration timer_slack{};             // a node's timers come late by up to this, as on a busy host
 
   std::uint32_t size() const { return static_cast<std::uint32_t>(ranks.size()); }
   RoundShape shapeFor(Rank rank, Seq seq) const {
