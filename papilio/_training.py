@@ -56,6 +56,7 @@ class Attachment:
                 "papilio: attach() is for a group made by init_process_group or new_group; one "
                 "that was split, shrunk or merged has no store to meet at"
             )
+        self._backend._train_alone()
         self._membership = Membership(self._backend, store, self._bring_together)
 
     @property

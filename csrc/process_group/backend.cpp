@@ -270,6 +270,10 @@ BackendPapilio::WorkPtr BackendPapilio::submit(Issue issue, engine::StrictReques
 }
 
 BackendPapilio::WorkPtr BackendPapilio::submit(Issue issue, engine::AllreduceRequest request) {
+  TORCH_CHECK_WITH(DistBackendError, !alone() || trains_alone_, "papilio: rank ", rank_,
+                   " was restarted while the others went on, and ", issue.op,
+                   " would average its own gradients only; call papilio.attach(model, optimizer) "
+                   "before training, so that it can come back, or start the whole job again");
   return submitAny(std::move(issue), request);
 }
 

@@ -162,6 +162,9 @@ class BackendPapilio final : public c10d::Backend {
   // Membership that changes between training steps (backend_views.cpp; papilio/_membership.py).
   // Nobody else is in the group: its collectives complete with the own values.
   bool alone() const { return alone_; }
+  // Until this is said, an averaging all-reduce alone is an error: a script that was restarted and
+  // does not know how to come back would train on for ever by itself.
+  void trainAlone() { trains_alone_ = true; }
   Meeting membership() const;
   std::string record() const;  // of this process, as a joiner
   void want(const Joiner& joiner);
@@ -255,6 +258,7 @@ class BackendPapilio final : public c10d::Backend {
   std::atomic<std::uint64_t> generation_{0};
   std::atomic<bool> timing_{false};
   std::atomic<bool> alone_{false};
+  std::atomic<bool> trains_alone_{false};
   std::atomic<std::uint32_t> monitored_barriers_{0};
 
   mutable std::mutex state_mutex_;  // guards the following, and rank_ and size_

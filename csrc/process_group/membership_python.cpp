@@ -113,6 +113,7 @@ void bindMembership(
            Unlocked())
       .def("_recv_state", &Backend::recvState, py::arg("tensor"), py::arg("source"),
            py::arg("channel"), Unlocked())
+      .def("_train_alone", &Backend::trainAlone)
       .def("_withdraw", &Backend::withdraw, Unlocked());
   backend.def_static("_checksum", &checksum, py::arg("tensor"), py::arg("before") = 0);
 }

@@ -54,7 +54,8 @@ TEST(Layout, WhoIsAbsentOwnsNothingAndTheOthersShareEvenly) {
     const auto n = static_cast<std::uint32_t>(2 + mix64(seed) % 30);
     ContributorSet absent;
     for (std::uint32_t r = 0; r + 1 < n; ++r) {
-      if (mix64(seed * 100 + r) % 3 == 0) absent.insert(Rank{(r + seed) % n});
+      if (mix64(seed * 100 + r) % 3 == 0)
+        absent.insert(Rank{static_cast<std::uint32_t>((r + seed) % n)});
     }
     for (const std::uint64_t numel : {0ull, 5ull, 65537ull, 1000003ull}) {
       expectPartition(numel, 4, n, Seq{seed}, absent);

@@ -249,7 +249,7 @@ def test_ranks_die_with_a_killed_launcher(tmp_path):
 
 
 def test_a_rank_restarted_in_mid_run_ends_at_once(launch):
-    """Real ranks: the group goes on without it, and it says why it cannot come back."""
+    """Real ranks: the group goes on without it, and it says how it could come back."""
     body = """
     import torch, torch.distributed as dist
     dist.init_process_group("papilio")
@@ -262,4 +262,37 @@ def test_a_rank_restarted_in_mid_run_ends_at_once(launch):
     status, out, err = launch(body, "-n", "3", "--restarts", "1")
     assert status == run.EXIT_SOME_FAILED, err
     assert "[rank 0] finished" in out and "[rank 2] finished" in out and "[rank 1]" not in out
-    assert "rank 1 is in this group already" in err and "a restarted rank cannot" in err
+    assert "rank 1 was restarted while the others went on" in err and "papilio.attach(" in err
+
+
+def test_a_restarted_rank_comes_back_into_the_run(launch):
+    body = """
+    import torch, torch.distributed as dist, papilio
+    dist.init_process_group("papilio", pg_options=papilio.Options(patience=5.0))
+    weight = torch.nn.Parameter(torch.zeros(1000))
+    model = torch.nn.ParameterList([weight])
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    job = papilio.attach(model, optimizer)
+    restarted = os.environ["PAPILIO_REJOIN"] == "1"
+    deadline = time.monotonic() + 50
+    # As long as it takes until rank 1 is back, and 20 steps more.
+    while not seen("end") or job.step < int((here / "end").read_text()):
+        assert time.monotonic() < deadline
+        if rank == 1 and not restarted and job.step == 5: os.kill(os.getpid(), signal.SIGKILL)
+        weight.grad = torch.full((1000,), 1.0)
+        dist.all_reduce(weight.grad, op=dist.ReduceOp.AVG)
+        before = job.joined
+        optimizer.step()
+        if job.joined and not before:
+            (here / "new").write_text(str(job.step + 200))
+            (here / "new").rename(here / "end")
+        time.sleep(0.01)
+    assert torch.equal(weight, torch.full((1000,), -float(job.step))), (weight[0], job.step)
+    print("finished", restarted)
+    dist.destroy_process_group()
+    """
+    status, out, err = launch(body, "-n", "3", "--restarts", "1")
+    assert status == 0, err
+    for rank, restarted in ((0, False), (1, True), (2, False)):
+        assert f"[rank {rank}] finished {restarted}" in out
+    assert "begins after step" in err and "new: 1" in err
