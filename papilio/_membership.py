@@ -45,7 +45,7 @@ class _Watch(threading.Thread):
 
     def run(self) -> None:
         pause = _LOOK
-        while not self._end.wait(pause):
+        while not self._end.wait(pause) and not self._membership.backend._is_shut_down:
             pause = _LOOK if self._look() else _RETRY
 
     def _look(self) -> bool:
@@ -57,7 +57,8 @@ class _Watch(threading.Thread):
                 self._add(asked["rank"], asked["record"])
             return True
         except (RuntimeError, ValueError) as error:  # the store's errors are RuntimeErrors
-            if not self._complained and not self._end.is_set():
+            over = self._end.is_set() or self._membership.backend._is_shut_down
+            if not self._complained and not over:
                 self._membership.say(
                     f"the store does not answer ({str(error).splitlines()[0]}); training goes on, "
                     "but a rank that is restarted cannot come back"

@@ -69,7 +69,9 @@ class Attachment:
         Raises Evicted when the others went on without this rank, QuorumLost when no majority can
         be reached.
         """
-        if self._backend._alone:
+        if self._backend._is_shut_down:
+            pass  # the optimizer may well be used after the group
+        elif self._backend._alone:
             self._boundary_alone()
         else:
             self.step += 1

@@ -43,7 +43,9 @@ void write(ByteWriter& w, const msg::Join& m) {
   put(w, m.rank);
   w.write(m.size);
 }
-void write(ByteWriter&, const msg::Leave&) {}
+void write(ByteWriter& w, const msg::Leave& m) {
+  w.write(static_cast<std::uint8_t>(m.for_next_view));
+}
 void write(ByteWriter& w, const msg::Enter& m) {
   put(w, m.seq);
   put(w, m.members);
@@ -141,6 +143,11 @@ Body readJoin(ByteReader& r) {
   m.size = r.read<std::uint32_t>();
   if (m.size == 0 || m.size > kMaxRanks || m.rank.value >= m.size) return std::nullopt;
   return m;
+}
+Body readLeave(ByteReader& r) {
+  const auto for_next_view = r.read<std::uint8_t>();
+  if (for_next_view > 1) return std::nullopt;
+  return msg::Leave{for_next_view == 1};
 }
 Body readEnter(ByteReader& r) {
   msg::Enter m;
@@ -258,7 +265,7 @@ Body readBallot(ByteReader& r) {
 Body readBody(Tag tag, ByteReader& r) {
   switch (tag) {
     case Tag::join: return readJoin(r);
-    case Tag::leave: return msg::Leave{};
+    case Tag::leave: return readLeave(r);
     case Tag::enter: return readEnter(r);
     case Tag::strict_failed: return readStrictFailed(r);
     case Tag::nack: return readNack(r);
@@ -329,7 +336,9 @@ struct Describe {
   std::string operator()(const msg::Join& m) const {
     return "JOIN rank " + std::to_string(m.rank.value) + "/" + std::to_string(m.size);
   }
-  std::string operator()(const msg::Leave&) const { return "LEAVE"; }
+  std::string operator()(const msg::Leave& m) const {
+    return m.for_next_view ? "LEAVE for the next view" : "LEAVE";
+  }
   std::string operator()(const msg::Enter& m) const {
     return "ENTER" + text(m.seq) + " " + describe(m.shape) + " members" + text(m.members);
   }

@@ -52,8 +52,10 @@ struct Join {
   Rank rank;
   std::uint32_t size = 0;
 };
-// The group was destroyed here (a clean leave).
-struct Leave {};
+// The group was destroyed here (a clean leave), or left for its next view.
+struct Leave {
+  bool for_next_view = false;
+};
 // A strict collective was entered here, by a rank that counts on these members.
 struct Enter {
   Seq seq;

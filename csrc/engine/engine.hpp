@@ -189,7 +189,7 @@ class Group {
   virtual void abort(const std::string& why) = 0;
   // Flushes results owed to live members (at most 1 s), leaves the group. Idempotent.
   virtual void leave() = 0;
-  // Like leave(), without waiting for it.
+  // Leaves for the group's next view, without waiting for it.
   virtual void retire() = 0;
   virtual bool aborted() const = 0;
 

@@ -62,7 +62,7 @@ class EngineCore final : public Engine,
 
   // Progress thread, for GroupHandle.
   GroupRuntime* group(GroupId id);
-  void leave(GroupId id);
+  void leave(GroupId id, bool for_next_view = false);
   void want(GroupId id, const Joiner& joiner);
   std::vector<PeerInfo> peersOf(const GroupRuntime& group) const;
 
@@ -116,7 +116,7 @@ class EngineCore final : public Engine,
   void announce(GroupRuntime& group, PeerLink& peer);
   void gotJoin(PeerLink& peer, GroupId id, const msg::Join& join);
   void connected(const PeerLink& peer, bool up);  // for those that want to join a group
-  void finishLeave(GroupId id, Time deadline);
+  void finishLeave(GroupId id, Time deadline, bool for_next_view);
   void removeGroup(GroupId id);
 
   // engine_lanes.cpp: what the lanes report, and sending

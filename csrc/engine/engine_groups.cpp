@@ -160,15 +160,15 @@ GroupRuntime* EngineCore::group(GroupId id) {
   return it == groups_.end() ? nullptr : it->second.runtime.get();
 }
 
-void EngineCore::leave(GroupId id) {
+void EngineCore::leave(GroupId id, bool for_next_view) {
   const auto it = groups_.find(id);
   if (it == groups_.end()) return;
   it->second.runtime->abort("the group was destroyed");
-  finishLeave(id, clock_.now() + kFlushLimit);
+  finishLeave(id, clock_.now() + kFlushLimit, for_next_view);
 }
 
 // Others may still wait for results that this rank reduced: they go out first, within a limit.
-void EngineCore::finishLeave(GroupId id, Time deadline) {
+void EngineCore::finishLeave(GroupId id, Time deadline, bool for_next_view) {
   GroupRuntime* leaving = group(id);
   if (leaving == nullptr) return;
   bool flushed = leaving->flushed();
@@ -177,12 +177,12 @@ void EngineCore::finishLeave(GroupId id, Time deadline) {
     flushed = flushed && peer.in_flight == 0;
   }
   if (!flushed && clock_.now() < deadline) {
-    after(1ms, [this, id, deadline] { finishLeave(id, deadline); });
+    after(1ms, [=, this] { finishLeave(id, deadline, for_next_view); });
     return;
   }
   for (const auto& peer : peers_) {
     if (peer.state != PeerLink::State::up || !leaving->rankOf(peer.id)) continue;
-    sendControl(peer.id, ControlMessage{id, msg::Leave{}});
+    sendControl(peer.id, ControlMessage{id, msg::Leave{for_next_view}});
   }
   removeGroup(id);
 }

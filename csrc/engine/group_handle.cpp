@@ -131,7 +131,7 @@ void GroupHandle::retire() {
     std::lock_guard lock(shared_->mutex);
     if (std::exchange(shared_->aborted, true)) return;
   }
-  engine_->post([engine = engine_.get(), id = id_] { engine->leave(id); });
+  engine_->post([engine = engine_.get(), id = id_] { engine->leave(id, true); });
 }
 
 bool GroupHandle::aborted() const {

@@ -169,7 +169,10 @@ void GroupRuntime::gone(Rank rank, fault::Reason reason, const std::string& evid
     shared_->refused[rank] = evidence;
   }
   changeView([&](std::uint64_t reached) {
-    views_.gone(host_.now(), rank, reason == fault::Reason::dead, reached);
+    using Gone = fault::ViewChange::Gone;
+    const bool dead = reason == fault::Reason::dead;
+    const auto how = dead ? Gone::dead : reason == fault::Reason::left ? Gone::left : Gone::away;
+    views_.gone(host_.now(), rank, how, reached);
   });
   settleReady();
   drain();
@@ -196,6 +199,13 @@ void GroupRuntime::control(Rank from, const ControlBody& body) {
   if (const auto* ballot = std::get_if<msg::Ballot>(&body)) {
     return changeView(
         [&](std::uint64_t reached) { views_.control(host_.now(), from, *ballot, reached); });
+  }
+  if (const auto* leave = std::get_if<msg::Leave>(&body)) {
+    // Who has gone on to the next view still has its vote: this rank missed the decision.
+    changeView([&](std::uint64_t reached) {
+      using Gone = fault::ViewChange::Gone;
+      views_.gone(host_.now(), from, leave->for_next_view ? Gone::away : Gone::left, reached);
+    });
   }
   machine_.control(host_.now(), from, body);
   drain();
@@ -325,6 +335,7 @@ StatsMap GroupRuntime::stats() const {
       {"nonfinite_dropped", number(nonfinite_dropped_)},
       {"rejected.flood", number(flooded_)},
       {"views", number(machine_.view().value)},
+      {"view_change_under_way", views_.engaged() ? 1.0 : 0.0},
       {"retained_bytes", number(machine_.keptBytes())},
       {"rounds_held", number(machine_.roundsHeld())},
       {"rounds_open", number(locals_.size())},

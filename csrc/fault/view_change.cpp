@@ -36,10 +36,11 @@ void ViewChange::unwant(const Joiner& joiner) {
   if (it != wants_.end() && it->second == joiner) wants_.erase(it);
 }
 
-void ViewChange::gone(Time now, Rank rank, bool dead, std::uint64_t reached) {
+void ViewChange::gone(Time now, Rank rank, Gone how, std::uint64_t reached) {
   if (!config_.members.contains(rank)) return;
   gone_.insert(rank);
-  if (dead) dead_.insert(rank);
+  if (how != Gone::away) ended_.insert(rank);
+  if (how == Gone::left) left_.insert(rank);
   if (decided_) return;
   if (promised_ != 0 && coordinatorOf(promised_) == rank) next_attempt_ = now + turn();
   if (needed(reached)) schedule(now);
@@ -177,7 +178,7 @@ bool ViewChange::needed(std::uint64_t reached) const {
     if (!there.contains(rank)) return true;
   }
   // Without boundaries no view can ever begin; a rank that has reached none may never do.
-  return reached != 0 && !(config_.members & gone_).empty();
+  return reached != 0 && !(gone_ - left_).empty();
 }
 
 Duration ViewChange::turn() const {
@@ -199,7 +200,7 @@ void ViewChange::standBack(Time now) {
 
 bool ViewChange::quorumOf(const ContributorSet& set) const {
   const bool live = config_.quorum == Quorum::live;
-  const auto voters = live ? config_.members - dead_ : config_.members;
+  const auto voters = live ? config_.members - ended_ : config_.members;
   return (set & voters).count() * 2 > voters.count();
 }
 

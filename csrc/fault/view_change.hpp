@@ -69,9 +69,11 @@ class ViewChange {
   // A process asks for a slot (again, as a new one), or is gone before it was let in.
   void want(Time now, const Joiner& joiner);
   void unwant(const Joiner& joiner);
-  // `dead`: hard evidence that its process has ended, so it has no vote any more. Otherwise it is
-  // only out of reach.
-  void gone(Time now, Rank rank, bool dead, std::uint64_t reached);
+  // dead: hard evidence that its process has ended. left: it is through with the group, which is
+  // no reason for another view, as at the end of a job all leave. Neither has a vote any more.
+  // away: out of reach, or gone on to a view whose decision this rank has missed.
+  enum class Gone : std::uint8_t { dead, left, away };
+  void gone(Time now, Rank rank, Gone how, std::uint64_t reached);
   void control(Time now, Rank from, const msg::Ballot& ballot, std::uint64_t reached);
   // The local rank stands at boundary `step` and waits for an answer.
   void arrived(Time now, std::uint64_t step);
@@ -109,8 +111,9 @@ class ViewChange {
 
   Config config_;
   Duration takeover_;
-  ContributorSet gone_;  // no message comes from them: dead or out of reach
-  ContributorSet dead_;
+  ContributorSet gone_;   // no message comes from them
+  ContributorSet ended_;  // of those, who has no vote
+  ContributorSet left_;
   std::map<Rank, Joiner> wants_;
   // Acceptor.
   std::uint64_t promised_ = 0;

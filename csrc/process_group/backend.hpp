@@ -167,6 +167,7 @@ class BackendPapilio final : public c10d::Backend {
   void trainAlone() { trains_alone_ = true; }
   Meeting membership() const;
   std::string record() const;  // of this process, as a joiner
+  bool isShutDown() const;
   void want(const Joiner& joiner);
   // Connects to processes; see engine::Engine::reachable().
   std::pair<std::size_t, std::size_t> meetMembers(const std::vector<std::string>& records);

@@ -39,6 +39,11 @@ Meeting BackendPapilio::membership() const {
   return met_;
 }
 
+bool BackendPapilio::isShutDown() const {
+  std::lock_guard lock(state_mutex_);
+  return process_ == nullptr;
+}
+
 std::string BackendPapilio::record() const {
   std::lock_guard lock(state_mutex_);
   TORCH_CHECK_WITH(DistBackendError, process_ != nullptr, "papilio: group ", name_,

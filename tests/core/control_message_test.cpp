@@ -27,7 +27,7 @@ std::vector<ControlBody> samples() {
   ContributorSet other;
   other.insert(Rank{2});
   return {msg::Join{Rank{1}, 4},
-          msg::Leave{},
+          msg::Leave{true},
           msg::Enter{Seq{5}, shape, ContributorSet::firstN(3)},
           msg::StrictFailed{Seq{6}, some, 1},
           msg::Nack{Seq{7}, NackCode::corrupt, ChunkIndex{3}, Seq{2}, shape, some},

@@ -128,7 +128,7 @@ TEST(ViewChange, WithoutAQuorumTheWaitEnds) {
   config.patience = 1s;
   ViewChange machine(config);
   const Time start{5s};
-  for (std::uint32_t r = 1; r < 4; ++r) machine.gone(start, Rank{r}, false, 7);
+  for (std::uint32_t r = 1; r < 4; ++r) machine.gone(start, Rank{r}, ViewChange::Gone::away, 7);
   machine.tick(machine.nextDeadline(), 7);
   ASSERT_TRUE(machine.engaged());
   machine.takeEffects();
@@ -145,6 +145,20 @@ TEST(ViewChange, WithoutAQuorumTheWaitEnds) {
   ASSERT_NE(undecided, nullptr);
   EXPECT_EQ(undecided->silent.count(), 3U);
   EXPECT_LE(now, start + 5s);
+}
+
+TEST(ViewChange, AtTheEndOfAJobNobodyWaitsForThoseWhoLeft) {
+  ViewChange::Config config;
+  config.me = Rank{0};
+  config.members = ContributorSet::firstN(3);
+  ViewChange machine(config);
+  const Time start{5s};
+  machine.gone(start, Rank{1}, ViewChange::Gone::left, 7);
+  EXPECT_EQ(machine.nextDeadline(), kNever);  // no reason for a ballot
+  machine.gone(start, Rank{2}, ViewChange::Gone::dead, 7);
+  machine.tick(machine.nextDeadline(), 7);
+  ASSERT_TRUE(machine.decided());  // its vote alone is the quorum
+  EXPECT_EQ(machine.decided()->members.count(), 1U);
 }
 
 TEST(ViewChange, ALoneSurvivorOfCrashesDecidesAlone) {

@@ -108,8 +108,9 @@ void ViewWorld::kill(Rank rank) {
   nodes_[rank.value].state = State::dead;
   for (std::uint32_t r = 0; r < size(); ++r) {
     at(now_ + delay() * 3, [this, r, rank] {
-      feed(Rank{r},
-           [this, rank](Node& node) { node.machine->gone(now_, rank, true, node.reached); });
+      feed(Rank{r}, [this, rank](Node& node) {
+        node.machine->gone(now_, rank, ViewChange::Gone::dead, node.reached);
+      });
     });
   }
 }
