@@ -113,9 +113,8 @@ def _create(dist_options, pg_options):
     native = _native.load()
     settings = _settings_of(pg_options, native)
     name = dist_options.group_id or "world"
-    place = _meeting_place(dist_options)
     backend = native.create(
-        place,
+        _meeting_place(dist_options),
         dist_options.group_rank,
         dist_options.group_size,
         "world" if name == "0" else name,
@@ -128,7 +127,6 @@ def _create(dist_options, pg_options):
     )
     if recorder is not None:
         recorder.add(backend)
-    _training.remember_store(backend, place)
     _glance.start()
     return backend
 

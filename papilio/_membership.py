@@ -36,7 +36,7 @@ class _Watch(threading.Thread):
         super().__init__(name="papilio-joins", daemon=True)
         self._membership = membership
         self._place = membership.backend._membership()["place"]
-        self._store = _own_connection(membership.store)
+        self._store = _own_connection(membership.backend._store)
         self._seen = 0
         self._asked: dict = {}  # rank -> record
         self._lock = threading.Lock()
@@ -47,14 +47,13 @@ class _Watch(threading.Thread):
         pause = _LOOK
         while not self._end.wait(pause) and not self._membership.backend._is_shut_down:
             pause = _LOOK if self._look() else _RETRY
+        self._store = None  # closes the connection
 
     def _look(self) -> bool:
         try:
             count = self._store.add(f"{self._place}/joins", 0)
             for number in range(self._seen + 1, count + 1):
-                asked = json.loads(self._store.get(f"{self._place}/join/{number}"))
-                self._seen = number
-                self._add(asked["rank"], asked["record"])
+                self._read(number)
             return True
         except (RuntimeError, ValueError) as error:  # the store's errors are RuntimeErrors
             over = self._end.is_set() or self._membership.backend._is_shut_down
@@ -65,6 +64,18 @@ class _Watch(threading.Thread):
                 )
                 self._complained = True
             return False
+
+    def _read(self, number: int) -> None:
+        self._seen = number
+        key = f"{self._place}/join/{number}"
+        for _ in range(2):
+            if self._store.check([key]):
+                break
+            self._end.wait(_LOOK)  # it took its number a moment ago …
+        else:
+            return  # … or died right then, and nothing will come
+        asked = json.loads(self._store.get(key))
+        self._add(asked["rank"], asked["record"])
 
     def _add(self, rank: int, record: str) -> None:
         with self._lock:
@@ -95,11 +106,10 @@ class _Watch(threading.Thread):
 class Membership:
     """What one group of this process knows of its views. One training thread calls it."""
 
-    def __init__(self, backend, store, on_install):
-        """``on_install(fresh, joining)`` brings the replicas together: ``fresh`` are the ranks that
-        are new in the view, ``joining`` says whether this one is."""
+    def __init__(self, backend, on_install):
+        """``on_install(joining)`` brings the replicas together in a new view; ``joining`` says
+        whether this rank is new in it."""
         self.backend = backend
-        self.store = store
         self._on_install = on_install
         self._watch: _Watch | None = None
         if not backend._alone:
@@ -135,7 +145,7 @@ class Membership:
         # Before the wait for the new member, which learns from here that it is let in.
         self._publish(view)
         self.backend._install(view)
-        self._on_install(view["fresh"], False)
+        self._on_install(False)
         if self._watch is not None:
             self._watch.view_changed()
 
@@ -143,20 +153,22 @@ class Membership:
         text = json.dumps(view)
         place = view["place"]
         try:
-            self.store.set(f"{place}/view", text)
+            store = self.backend._store
+            store.set(f"{place}/view", text)
             for rank in view["fresh"]:
-                self.store.set(f"{place}/admit/{rank}/{view['records'][rank]}", text)
+                store.set(f"{place}/admit/{rank}/{view['records'][rank]}", text)
         except RuntimeError as error:
             self.say(f"the store does not take the new view: {str(error).splitlines()[0]}")
 
     def join(self, wait: float) -> int:
         """Asks to be let in, and blocks until it is; the step that the group has reached."""
-        backend, store = self.backend, _own_connection(self.store)
+        backend, store = self.backend, _own_connection(self.backend._store)
         rank, record = backend.rank(), backend._record
         place = backend._membership()["place"]
+        admit = f"{place}/admit/{rank}/{record}"
+        store.delete_key(admit)  # of an earlier time, when this process comes back once more
         number = store.add(f"{place}/joins", 1)
         store.set(f"{place}/join/{number}", json.dumps({"rank": rank, "record": record}))
-        admit = f"{place}/admit/{rank}/{record}"
         begin = said = met = time.monotonic()
         while not store.check([admit]):
             connected, possible = self._members_left(store, place, rank)
@@ -178,7 +190,7 @@ class Membership:
             time.sleep(_LOOK / 10)
         view = json.loads(store.get(admit))
         backend._install(view)
-        self._on_install(view["fresh"], True)
+        self._on_install(True)
         self._start_watch()
         return view["step"]
 

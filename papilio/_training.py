@@ -18,14 +18,7 @@ _TRIES = 8  # of comparing the replicas; each member that dies during one costs 
 # DDP regroups its buckets in the second step, with a collective that the others do not call.
 _DDP_STEPS_ALONE = 2
 
-# By the number of the group's backend in this process: what was attached, and the group's store.
-_attached: dict = {}
-_stores: dict = {}
-
-
-def remember_store(backend, store) -> None:
-    """Called when a group is created."""
-    _stores[backend._number] = store
+_attached: dict = {}  # by the number of the group's backend in this process
 
 
 class Attachment:
@@ -50,14 +43,13 @@ class Attachment:
         self._steps_alone = 0
         self._donors: list = []
         self._state()  # refuses what cannot be handed over, before it matters
-        store = _stores.get(self._backend._number)
-        if store is None:
+        if self._backend._store is None:
             raise ValueError(
                 "papilio: attach() is for a group made by init_process_group or new_group; one "
                 "that was split, shrunk or merged has no store to meet at"
             )
         self._backend._train_alone()
-        self._membership = Membership(self._backend, store, self._bring_together)
+        self._membership = Membership(self._backend, self._bring_together)
 
     @property
     def joined(self) -> bool:
@@ -125,7 +117,7 @@ class Attachment:
 
     # A new view.
 
-    def _bring_together(self, fresh: list, joining: bool) -> None:
+    def _bring_together(self, joining: bool) -> None:
         """All members of a view at once: who has no state, or another than most, gets one."""
         rank = self._backend.rank()
         self._donors = [donor for donor in self._donors if donor.thread.is_alive()]

@@ -202,8 +202,10 @@ void BackendPapilio::forgetParent() {
 void BackendPapilio::shutdown() {
   const auto unlocked = releaseInterpreter();
   if (pid_ != getpid()) return forgetParent();
+  c10::intrusive_ptr<c10d::Store> store;  // ends without the lock
   std::lock_guard lock(state_mutex_);
   if (group_) group_->leave();
+  store = std::move(store_);
   process_.reset();  // the last group of the process also ends the engine
 }
 

@@ -168,6 +168,9 @@ class BackendPapilio final : public c10d::Backend {
   Meeting membership() const;
   std::string record() const;  // of this process, as a joiner
   bool isShutDown() const;
+  // The store that the group met at, until shutdown(); null for a group that met at none.
+  c10::intrusive_ptr<c10d::Store> store() const;
+  void keepStore(c10::intrusive_ptr<c10d::Store> store);
   void want(const Joiner& joiner);
   // Connects to processes; see engine::Engine::reachable().
   std::pair<std::size_t, std::size_t> meetMembers(const std::vector<std::string>& records);
@@ -264,6 +267,7 @@ class BackendPapilio final : public c10d::Backend {
 
   mutable std::mutex state_mutex_;  // guards the following, and rank_ and size_
   std::shared_ptr<Process> process_;
+  c10::intrusive_ptr<c10d::Store> store_;
   std::shared_ptr<engine::Group> group_;
   std::shared_ptr<engine::Group> forming_;  // of a reconfigure() under way
   Meeting met_;

@@ -44,6 +44,16 @@ bool BackendPapilio::isShutDown() const {
   return process_ == nullptr;
 }
 
+c10::intrusive_ptr<c10d::Store> BackendPapilio::store() const {
+  std::lock_guard lock(state_mutex_);
+  return store_;
+}
+
+void BackendPapilio::keepStore(c10::intrusive_ptr<c10d::Store> store) {
+  std::lock_guard lock(state_mutex_);
+  store_ = std::move(store);
+}
+
 std::string BackendPapilio::record() const {
   std::lock_guard lock(state_mutex_);
   TORCH_CHECK_WITH(DistBackendError, process_ != nullptr, "papilio: group ", name_,

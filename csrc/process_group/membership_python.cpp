@@ -99,6 +99,7 @@ void bindMembership(
   backend.def_property_readonly("_alone", &Backend::alone)
       .def_property_readonly("_number", &Backend::number)
       .def_property_readonly("_is_shut_down", &Backend::isShutDown)
+      .def_property_readonly("_store", &Backend::store)
       .def_property_readonly("_record", &Backend::record)
       .def("_membership", [](Backend& b) { return toDict(b.membership()); })
       .def(

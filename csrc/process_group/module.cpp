@@ -114,8 +114,10 @@ c10::intrusive_ptr<BackendPapilio> create(const c10::intrusive_ptr<c10d::Store>&
                                           const py::object& on_group) {
   auto listeners = listenersOf(on_event, on_group);
   py::gil_scoped_release unlocked;
-  return BackendPapilio::atStore(*store, rank, size, name, settings, timeout, std::move(listeners),
-                                 deferred, rejoin);
+  auto backend = BackendPapilio::atStore(*store, rank, size, name, settings, timeout,
+                                         std::move(listeners), deferred, rejoin);
+  backend->keepStore(store);
+  return backend;
 }
 
 py::list reportList(BackendPapilio& backend, std::size_t last) {
