@@ -140,7 +140,7 @@ bool GroupHandle::aborted() const {
 }
 
 Boundary GroupHandle::boundary() {
-  const Boundary ended{Boundary::Kind::ended, {}, {}};
+  Boundary ended{Boundary::Kind::ended, {}, {}};
   const auto step = ++shared_->boundaries;  // before the look at `asks`: see changeView()
   if (!shared_->asks) return {};
   const auto answer = std::make_shared<std::promise<Boundary>>();
