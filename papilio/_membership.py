@@ -14,7 +14,8 @@ from datetime import timedelta
 from papilio._errors import Aborted, DeadlineExceeded, Evicted, QuorumLost
 from papilio._options import log_level
 
-_LOOK = 0.2  # seconds between looks at the store
+_LOOK = 0.2  # seconds between looks at the store …
+_LOOK_MISSING = 0.05  # … while a rank is missing, which may come back
 _RETRY = 5.0  # seconds after one that failed
 _SAY = 10.0  # seconds between words about a wait
 _MEET = 20.0  # seconds in which a member must be met, if there is one
@@ -46,8 +47,11 @@ class _Watch(threading.Thread):
     def run(self) -> None:
         pause = _LOOK
         while not self._end.wait(pause) and not self._membership.backend._is_shut_down:
-            pause = _LOOK if self._look() else _RETRY
+            pause = self._pause() if self._look() else _RETRY
         self._store = None  # closes the connection
+
+    def _pause(self) -> float:
+        return _LOOK_MISSING if self._membership.backend._membership()["absent"] else _LOOK
 
     def _look(self) -> bool:
         try:
