@@ -99,12 +99,17 @@ def _kernel_state(pid: int) -> str:
     return _STATES.get(letter, "silent")
 
 
+def _is_alone(group: dict) -> bool:
+    """A restarted rank that was not let in yet: it knows nothing of the others."""
+    return group["stats"].get("views") == 0
+
+
 def _opinions(group_name: str, processes: list) -> dict:
-    """rank -> what the other processes say of it, in this group."""
+    """rank -> what the other members say of it, in this group."""
     out: dict = {}
     for process in processes:
         for group in process.groups:
-            if group["name"] == group_name:
+            if group["name"] == group_name and not _is_alone(group):
                 for peer in group["peers"]:
                     if peer["state"] != "self":
                         out.setdefault(peer["rank"], []).append(peer)
@@ -180,6 +185,7 @@ class View:
                 pid = str(process.pid)
                 own = _own(group, process.when, self._before.setdefault(process.pid, {}))
                 notes += _blacklist_notes(rank, group)
+                state = "joining" if _is_alone(group) else state
             elif name == "world" and rank in silent:
                 pid = str(silent[rank].pid)
                 kernel = _kernel_state(silent[rank].pid)

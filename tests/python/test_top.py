@@ -145,3 +145,13 @@ def test_garbage_behind_a_name_is_no_answer():
         text = "\n".join(top.View().lines([process]))
         assert "nobody answers" in text and str(os.getpid()) in text
     assert top.find("nowhere:1") == []
+
+
+def test_a_rank_that_is_not_let_in_yet_is_no_witness():
+    def process(views: float, state: str):
+        peers = [{"rank": 0, "state": state}, {"rank": 1, "state": "self"}]
+        group = {"name": "world", "stats": {"views": views}, "peers": peers}
+        return types.SimpleNamespace(groups=[group])
+
+    alone, member = process(0.0, "left"), process(2.0, "live")
+    assert top._opinions("world", [alone, member]) == {0: [{"rank": 0, "state": "live"}]}
