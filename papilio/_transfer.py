@@ -4,6 +4,7 @@ The receiver asks (REQUEST), each donor answers from a copy. Pieces are taken fr
 thread per donor, so a faster donor gives more, and what a dying donor owed is asked of the others.
 """
 
+import contextlib
 import queue
 import sys
 import threading
@@ -75,6 +76,8 @@ class _Fetch:
         self.flat = flat
         self.pieces: queue.SimpleQueue = queue.SimpleQueue()
         self.lost: dict = {}  # donor -> error
+        self.missing = flat.numel()  # bytes
+        self._lock = threading.Lock()
         for start in range(0, flat.numel(), _PIECE):
             self.pieces.put((start, min(start + _PIECE, flat.numel())))
 
@@ -90,13 +93,15 @@ class _Fetch:
                 part = self.flat[piece[0] : piece[1]]
                 self.backend._recv_state(part, donor, _ANSWER).wait()
                 piece = None
-        except PapilioError as error:
+                with self._lock:
+                    self.missing -= part.numel()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the piece did not come
             self.lost[donor] = error
             if piece is not None:
                 self.pieces.put(piece)
 
     def run(self, donors: list) -> None:
-        while not self.pieces.empty():
+        while self.missing:
             alive = [donor for donor in donors if donor not in self.lost]
             if not alive:
                 raise next(iter(self.lost.values()))
@@ -107,7 +112,8 @@ class _Fetch:
                 thread.join()
         for donor in donors:
             if donor not in self.lost:
-                _ask(self.backend, donor, _DONE)
+                with contextlib.suppress(PapilioError):  # it has given all that was asked of it
+                    _ask(self.backend, donor, _DONE)
 
 
 def receive(backend, donors: list) -> Received:
