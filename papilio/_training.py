@@ -139,6 +139,11 @@ class Attachment:
                 )
             self._load(receive(self._backend, donors).tree())
             self.states_received += 1
+            if self._replica().digest() != common:
+                self._membership.say(
+                    "its replica still differs from the others after it took over their state; "
+                    "does load_state_dict() of its optimizer restore what state_dict() returned?"
+                )
         elif rank in donors and receivers:
             state = self._state()
             skeleton, flat = state.skeleton(), state.flat()

@@ -87,14 +87,10 @@ TEST(ViewChange, OneThatPromisedAndFellSilentIsInTheViewWhenItReturns) {
   world.at(Time{2s}, [&] { world.kill(Rank{3}); });
   // Long enough for a promise, too short for the proposal.
   bool frozen = false;
-  std::function<void()> watch = [&] {
-    if (!frozen && world.node(1).machine->engaged()) {
-      frozen = true;
-      world.freeze(Rank{1}, 3s);
-    }
-    if (!frozen) world.at(world.now() + 100us, watch);
-  };
-  world.at(Time{2s}, watch);
+  world.onceEngaged(Rank{1}, [&] {
+    frozen = true;
+    world.freeze(Rank{1}, 3s);
+  });
   world.run(Time{8s});
   ASSERT_TRUE(frozen);
   EXPECT_EQ(world.node(0).state, State::installed);
@@ -106,14 +102,10 @@ TEST(ViewChange, TheNextOneTakesOverWhenTheCoordinatorDies) {
   ViewWorld world(4, 7);
   world.at(Time{2s}, [&] { world.kill(Rank{3}); });
   bool killed = false;
-  std::function<void()> watch = [&] {
-    if (!killed && world.node(1).machine->engaged()) {
-      killed = true;
-      world.kill(Rank{0});
-    }
-    if (!killed) world.at(world.now() + 100us, watch);
-  };
-  world.at(Time{2s}, watch);
+  world.onceEngaged(Rank{1}, [&] {
+    killed = true;
+    world.kill(Rank{0});
+  });
   world.run(Time{6s});
   ASSERT_TRUE(killed);
   EXPECT_EQ(world.node(1).state, State::installed);

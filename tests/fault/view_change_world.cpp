@@ -27,6 +27,11 @@ void ViewWorld::at(Time when, std::function<void()> action) {
   events_.emplace(when, std::move(action));
 }
 
+void ViewWorld::onceEngaged(Rank rank, std::function<void()> action) {
+  if (nodes_[rank.value].machine->engaged()) return action();
+  at(now_ + 100us, [this, rank, action = std::move(action)] { onceEngaged(rank, action); });
+}
+
 void ViewWorld::run(Time limit) {
   while (!events_.empty() && events_.begin()->first <= limit) {
     auto event = std::move(events_.begin()->second);

@@ -32,6 +32,8 @@ class ViewWorld {
   void kill(Rank rank);  // the others see it a moment later
   void freeze(Rank rank, Duration how_long);
   void at(Time when, std::function<void()> action);
+  // As soon as that rank takes part in a ballot.
+  void onceEngaged(Rank rank, std::function<void()> action);
   // Until nothing happens any more, or `limit`.
   void run(Time limit);
 

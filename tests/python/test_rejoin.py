@@ -61,6 +61,8 @@ class Job:
             answer = self.ranks[rank].receive()
             assert answer["ok"], answer.get("trace", answer)
             summaries.append(answer["result"])
+        for rank in chosen:
+            assert "still differs" not in "".join(self.ranks[rank].errors)
         for summary in summaries:
             assert summary["step"] == last
             assert summary["wrong"] == 0
