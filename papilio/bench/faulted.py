@@ -19,6 +19,8 @@ _AFTER = 31  # calls after the last fault, at least, with -n auto
 _AROUND = 3  # calls verified from that of a fault on
 _STEADY = 3  # calls in a row at the old pace: recovered
 _PACE = 2.0  # times the median before the fault; the old pace
+_DEADLY = {"crash": -signal.SIGKILL, "exit": 0}  # kind of fault -> exit status that proves it
+_DEATH = 10.0  # seconds a process may take to end after it said that it does
 _GRACE = 5.0  # seconds for the answers after the ranks should have given up
 
 
@@ -61,7 +63,21 @@ class _Collector:
             open_subjects -= set(self.seen.answers) | set(self.seen.lost)
         for rank in open_subjects:
             self.seen.lost[rank] = "did not come back within the limit (-T)"
+        self._await_deaths(time.monotonic() + _DEATH)
         return self.seen
+
+    def _await_deaths(self, deadline: float) -> None:
+        """The others may have done their calls while a rank that said it dies is still dying."""
+        while self._dying() and time.monotonic() < deadline:
+            for key, _ in self.ranks.selector.select(max(0.0, deadline - time.monotonic())):
+                self._read(key.data)
+
+    def _dying(self) -> bool:
+        there = {key.data.number for key in self.ranks.selector.get_map().values()}
+        return any(
+            getattr(self.plan[number], "kind", "") in _DEADLY and self.plan[number].rank in there
+            for number in self.seen.fired
+        )
 
     def _read(self, rank) -> None:
         try:
@@ -100,7 +116,7 @@ class _Collector:
         status = rank.process.exitcode
         for number in self.seen.fired:
             fault = self.plan[number]
-            wanted = {"crash": -signal.SIGKILL, "exit": 0}.get(getattr(fault, "kind", ""))
+            wanted = _DEADLY.get(getattr(fault, "kind", ""))
             if fault.rank == rank.number and status == wanted:
                 self.seen.proven.add(number)
         if rank.number in self.subjects:

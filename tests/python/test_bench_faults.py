@@ -2,12 +2,17 @@
 
 import csv
 import json
+import selectors
+import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 from test_bench import bench
 
 from papilio.bench import cli, faulted, flags
+from papilio.bench.channel import Channel
 from papilio.bench.injection import Fault, Injector, Straggler
 
 
@@ -188,3 +193,36 @@ def test_a_wrong_result_under_a_fault_is_a_wrong_result():
     )
     assert done.returncode == 1, done.stderr
     assert json.loads(done.stdout)["results"][0]["wrong"] == 4, "calls 5, 6, 7 and 9, on rank 1"
+
+
+class _Dying:
+    """Ranks of a run in which rank 2 has said that it ends, the others are done, and it takes long:
+    its side of the channel closes only when the supervisor looks again."""
+
+    def __init__(self):
+        self.selector = selectors.DefaultSelector()
+        self._theirs = [socket.socketpair() for _ in range(3)]
+        for number, (ours, _) in enumerate(self._theirs):
+            process = SimpleNamespace(pid=0, exitcode=0, join=lambda timeout: None)
+            rank = SimpleNamespace(number=number, process=process, channel=Channel(ours))
+            self.selector.register(ours, selectors.EVENT_READ, rank)
+        self._say(2, {"fired": 0, "at": 1.0})
+        for rank in (0, 1):
+            self._say(rank, {"calls": []})
+        looks, self.selector.select = self.selector.select, self._select
+        self._looks, self._count = looks, 0
+
+    def _say(self, rank, message):
+        Channel(self._theirs[rank][1]).send(message)
+
+    def _select(self, timeout):
+        self._count += 1
+        if self._count == 2:
+            self._theirs[2][1].close()
+        return self._looks(timeout)
+
+
+def test_a_death_that_takes_longer_than_the_calls_of_the_others_is_still_proven():
+    plan = [Fault.parse("exit@2:5")]
+    seen = faulted._Collector(_Dying(), plan, [0, 1]).run(time.monotonic() + 20)
+    assert seen.proven == {0} and not seen.lost and sorted(seen.answers) == [0, 1]
