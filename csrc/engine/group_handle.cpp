@@ -145,9 +145,10 @@ Boundary GroupHandle::boundary() {
   if (!shared_->asks) return {};
   const auto answer = std::make_shared<std::promise<Boundary>>();
   auto future = answer->get_future();
-  const bool posted = engine_->post([engine = engine_.get(), id = id_, step, answer, ended] {
+  const bool posted = engine_->post([this, engine = engine_.get(), id = id_, step, answer, ended] {
     GroupRuntime* group = engine->group(id);
-    if (group == nullptr) return answer->set_value(ended);
+    // abort() ends only the wait that it finds.
+    if (group == nullptr || aborted()) return answer->set_value(ended);
     group->boundary(step, [answer](const Boundary& boundary) { answer->set_value(boundary); });
   });
   if (!posted) return ended;

@@ -109,6 +109,8 @@ TEST(Views, AbortEndsAWaitAtABoundary) {
   cluster.groups[0]->abort("the test says so");
   rank.join();
   EXPECT_EQ(answer.kind, Boundary::Kind::ended);
+  // Nor does one begin after it.
+  EXPECT_EQ(cluster.groups[0]->boundary().kind, Boundary::Kind::ended);
   cluster.network.thaw(1);
 }
 
