@@ -40,3 +40,21 @@ target_link_libraries(papilio_C PRIVATE papilio_engine papilio_control papilio_u
   "${PAPILIO_TORCH_FOLDER}/lib/libc10.so")
 target_link_options(papilio_C PRIVATE -Wl,--allow-shlib-undefined)
 target_precompile_headers(papilio_C PRIVATE "${CMAKE_SOURCE_DIR}/csrc/process_group/torch_headers.hpp")
+
+# A device without hardware, for tests/python: a module of its own that torch loads, never shipped.
+if(NOT PAPILIO_WHEEL)
+  file(GLOB fake_device CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/tests/process_group/fake_device/*.cpp")
+  add_library(papilio_fake_device MODULE ${fake_device})
+  set_target_properties(papilio_fake_device PROPERTIES
+    PREFIX "" LIBRARY_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/tests"
+    BUILD_RPATH "${PAPILIO_TORCH_FOLDER}/lib")
+  target_include_directories(papilio_fake_device PRIVATE "${CMAKE_SOURCE_DIR}/tests")
+  target_include_directories(papilio_fake_device SYSTEM PRIVATE
+    "${PAPILIO_TORCH_FOLDER}/include" "${PAPILIO_TORCH_FOLDER}/include/torch/csrc/api/include"
+    "${PAPILIO_PYTHON_INCLUDE}")
+  target_compile_definitions(papilio_fake_device PRIVATE USE_C10D=1 USE_DISTRIBUTED=1)
+  target_link_libraries(papilio_fake_device PRIVATE Threads::Threads
+    "${PAPILIO_TORCH_FOLDER}/lib/libtorch_python.so" "${PAPILIO_TORCH_FOLDER}/lib/libtorch_cpu.so"
+    "${PAPILIO_TORCH_FOLDER}/lib/libc10.so")
+  target_link_options(papilio_fake_device PRIVATE -Wl,--allow-shlib-undefined)
+endif()

@@ -26,17 +26,6 @@ std::chrono::milliseconds sane(std::chrono::milliseconds timeout) {
 std::mutex living_mutex;
 std::set<BackendPapilio*> living;
 
-// Was the request written for a group of this size? (reconfigure() changes it.)
-bool fits(const engine::StrictRequest& request, int size) {
-  return std::all_of(request.phases.begin(), request.phases.end(), [&](const auto& phase) {
-    return phase.pieces.size() == static_cast<std::size_t>(size);
-  });
-}
-bool fits(const engine::AllreduceRequest&, int) { return true; }
-bool fits(const engine::MessageRequest& request, int size) {
-  return !request.peer || request.peer->value < static_cast<std::uint32_t>(size);
-}
-
 }  // namespace
 
 ModeOverride& modeOverride() {
@@ -197,16 +186,24 @@ std::size_t BackendPapilio::openGroupCount() {
 void BackendPapilio::forgetParent() {
   new std::shared_ptr<engine::Group>(std::move(group_));
   new std::shared_ptr<Process>(std::move(process_));
+  new std::shared_ptr<DeviceQueue>(std::move(device_queue_));
 }
 
 void BackendPapilio::shutdown() {
   const auto unlocked = releaseInterpreter();
   if (pid_ != getpid()) return forgetParent();
-  c10::intrusive_ptr<c10d::Store> store;  // ends without the lock
-  std::lock_guard lock(state_mutex_);
-  if (group_) group_->leave();
-  store = std::move(store_);
-  process_.reset();  // the last group of the process also ends the engine
+  c10::intrusive_ptr<c10d::Store> store;  // ends without the lock, as do the next two
+  std::shared_ptr<Process> process;
+  std::shared_ptr<DeviceQueue> queue;
+  {
+    std::lock_guard lock(state_mutex_);
+    if (group_) group_->leave();
+    store = std::move(store_);
+    queue = std::exchange(device_queue_, nullptr);
+    process = std::move(process_);
+  }
+  if (queue) queue->stop();
+  // `process`: the last group of the process also ends the engine.
 }
 
 void BackendPapilio::requireOwnProcess(const char* what) const {
@@ -233,13 +230,33 @@ BackendPapilio::Millis BackendPapilio::effective(Millis timeout) const {
   return unset ? timeout_.load() : sane(timeout);
 }
 
-template <class Request>
-BackendPapilio::WorkPtr BackendPapilio::submitAny(Issue issue, Request request) {
+std::shared_ptr<DeviceQueue> BackendPapilio::deviceQueue(c10::DeviceType type) {
+  std::lock_guard lock(state_mutex_);
+  TORCH_CHECK_WITH(DistBackendError, process_ != nullptr, "papilio: group ", name_,
+                   " was shut down");
+  if (!device_queue_) device_queue_ = std::make_shared<DeviceQueue>(type);
+  return device_queue_;
+}
+
+void BackendPapilio::settleDevice() {
+  std::shared_ptr<DeviceQueue> queue;
+  {
+    std::lock_guard lock(state_mutex_);
+    queue = device_queue_;
+  }
+  const auto limit = timeout_.load() + WorkLedger::kMargin;
+  TORCH_CHECK_WITH(DistBackendError, !queue || queue->drain(limit), "papilio: group ", name_,
+                   ": the device has not done the collectives issued before, ", limit.count(),
+                   " ms after all of them should have ended");
+}
+
+template <class Make, class Fits>
+BackendPapilio::WorkPtr BackendPapilio::submitAny(Issue issue, bool message, Make make, Fits fits) {
   requireOwnProcess(issue.op);
   CallbackThreads::mayBlock();  // a callback that issues a collective is likely to wait for it
-  constexpr bool kMessage = std::is_same_v<Request, engine::MessageRequest>;
   std::shared_ptr<CallbackThreads> callbacks;
   std::shared_ptr<engine::Group> group;
+  std::shared_ptr<DeviceQueue> queue;
   ErrorContext context{name_, {}, 1, issue.op};
   {
     std::lock_guard lock(state_mutex_);
@@ -247,28 +264,58 @@ BackendPapilio::WorkPtr BackendPapilio::submitAny(Issue issue, Request request) 
                      " on a group that was shut down");
     TORCH_CHECK_WITH(DistBackendError, group_ != nullptr, "papilio: ", issue.op, " on group ",
                      name_, ": ", no_group_);
-    TORCH_CHECK_WITH(DistBackendError, fits(request, size_), "papilio: ", issue.op,
+    TORCH_CHECK_WITH(DistBackendError, fits(static_cast<std::uint32_t>(size_)),
+                     "papilio: ", issue.op,
                      " while another thread reconfigures the group; issue it again");
     callbacks = process_->sharedCallbacks();
     group = group_;
+    queue = device_queue_;
     context.rank = Rank{static_cast<std::uint32_t>(rank_)};
     context.size = static_cast<std::uint32_t>(size_);
   }
+  std::shared_ptr<DeviceOp> on_device;
+  if (const auto device = issue.staged.device()) {
+    if (const auto unseen = ledger_->takeUnseen()) {
+      std::rethrow_exception(makeException(unseen->context, unseen->seq, unseen->error));
+    }
+    if (!queue) queue = deviceQueue(device->type());
+    on_device = queue->begin(std::move(issue.staged), issue.keep);
+  }
   const std::string title = std::string("papilio:") + issue.op;
   auto work = c10::make_intrusive<WorkPapilio>(std::move(context), issue.type, title.c_str(),
-                                               kMessage ? 0 : takeNumber(),
-                                               std::move(issue.outputs), std::move(issue.keep),
-                                               ledger_, effective(issue.timeout), timing_.load());
-  const Seq seq =
-      group->submit(std::move(request), work->timeout(), work->completer(std::move(callbacks)));
-  work->issued(group, seq);
+                                               message ? 0 : takeNumber(), std::move(issue.outputs),
+                                               std::move(issue.keep), ledger_,
+                                               effective(issue.timeout), timing_.load(), on_device);
+  auto start = [work, group, callbacks, make = std::move(make)] {
+    const Seq seq = group->submit(make(), work->timeout(), work->completer(callbacks));
+    work->issued(group, seq);
+  };
+  if (on_device || (queue && !queue->idle())) {
+    queue->add(std::move(on_device), [start = std::move(start), work, callbacks] {
+      try {
+        start();
+      } catch (const std::exception& error) {  // there is no caller to throw to
+        engine::Completion completion;
+        completion.error.kind = fault::ErrorKind::aborted;
+        completion.error.text = std::string("it could not be submitted: ") + error.what();
+        work->completer(callbacks)(completion);
+      }
+    });
+  } else {
+    start();
+  }
   addToBlock(work);
   return work;
 }
 
-BackendPapilio::WorkPtr BackendPapilio::submit(Issue issue, engine::StrictRequest request) {
-  if (alone()) request = answeredAlone(std::move(request));
-  return submitAny(std::move(issue), std::move(request));
+BackendPapilio::WorkPtr BackendPapilio::submit(Issue issue, MakeStrict make) {
+  const bool by_itself = alone();
+  if (by_itself) issue.staged.keepOutputs();
+  const auto made_for = ring();
+  return submitAny(
+      std::move(issue), false,
+      [=] { return by_itself ? answeredAlone(make(made_for)) : make(made_for); },
+      [=](std::uint32_t size) { return made_for.size == size; });
 }
 
 BackendPapilio::WorkPtr BackendPapilio::submit(Issue issue, engine::AllreduceRequest request) {
@@ -276,11 +323,14 @@ BackendPapilio::WorkPtr BackendPapilio::submit(Issue issue, engine::AllreduceReq
                    " was restarted while the others went on, and ", issue.op,
                    " would average its own gradients only; call papilio.attach(model, optimizer) "
                    "before training, so that it can come back, or start the whole job again");
-  return submitAny(std::move(issue), request);
+  return submitAny(
+      std::move(issue), false, [=] { return request; }, [](std::uint32_t) { return true; });
 }
 
 BackendPapilio::WorkPtr BackendPapilio::submit(Issue issue, engine::MessageRequest request) {
-  return submitAny(std::move(issue), std::move(request));
+  return submitAny(
+      std::move(issue), true, [=] { return request; },
+      [&](std::uint32_t size) { return !request.peer || request.peer->value < size; });
 }
 
 }  // namespace papilio::pg

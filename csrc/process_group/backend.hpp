@@ -1,5 +1,6 @@
-// The c10d backend "papilio" for CPU tensors. Every collective returns at once with a WorkPapilio;
-// floating all-reduces (SUM, AVG, PREMUL_SUM) are tolerant rounds, everything else is strict.
+// The c10d backend "papilio". Every collective returns at once with a WorkPapilio; floating
+// all-reduces (SUM, AVG, PREMUL_SUM) are tolerant rounds, everything else is strict. Tensors on a
+// device go through pinned host memory, in the order of the caller's stream (device_op.hpp).
 #pragma once
 
 #include <torch/csrc/distributed/c10d/Backend.hpp>
@@ -13,6 +14,7 @@
 #include <thread>
 
 #include "engine/engine.hpp"
+#include "process_group/device_queue.hpp"
 #include "process_group/options.hpp"
 #include "process_group/process.hpp"
 #include "process_group/rendezvous.hpp"
@@ -207,12 +209,20 @@ class BackendPapilio final : public c10d::Backend {
     std::chrono::milliseconds timeout;
     Tensors outputs;
     Tensors keep;
+    Staged staged;  // what the request points into, when that is not in `keep`
   };
-  WorkPtr submit(Issue issue, engine::StrictRequest request);
+  // Called when the inputs are in host memory: here, or later on another thread.
+  using MakeStrict = std::function<engine::StrictRequest(Ring ring)>;
+  WorkPtr submit(Issue issue, MakeStrict make);
   WorkPtr submit(Issue issue, engine::AllreduceRequest request);
   WorkPtr submit(Issue issue, engine::MessageRequest request);
-  template <class Request>
-  WorkPtr submitAny(Issue issue, Request request);
+  // `make`: gives the request. `fits`: was it written for a group of this size? (reconfigure()
+  // changes it.)
+  template <class Make, class Fits>
+  WorkPtr submitAny(Issue issue, bool message, Make make, Fits fits);
+  std::shared_ptr<DeviceQueue> deviceQueue(c10::DeviceType type);
+  // Until the device has done everything that was issued; its collectives end in bounded time.
+  void settleDevice();
   void addToBlock(const WorkPtr& work);
   std::uint64_t takeNumber();
   std::uint64_t takeNumberInBlock();
@@ -269,7 +279,8 @@ class BackendPapilio final : public c10d::Backend {
   std::shared_ptr<Process> process_;
   c10::intrusive_ptr<c10d::Store> store_;
   std::shared_ptr<engine::Group> group_;
-  std::shared_ptr<engine::Group> forming_;  // of a reconfigure() under way
+  std::shared_ptr<DeviceQueue> device_queue_;  // from the first collective on a device on
+  std::shared_ptr<engine::Group> forming_;     // of a reconfigure() under way
   Meeting met_;
   std::string no_group_;                          // why group_ is null
   std::map<std::string, std::uint64_t> derived_;  // groups made of this one, by name and ranks

@@ -45,12 +45,15 @@ BackendPapilio::WorkPtr BackendPapilio::allreduce(Tensors& tensors,
   const auto operation = operationOf(opts.reduceOp, shape.dtype);
   shape.op = operation.op;
   shape.premul = operation.premul;
-  Issue issue{"all_reduce", c10d::OpType::ALLREDUCE, opts.timeout, tensors, tensors};
+  Issue issue{"all_reduce", c10d::OpType::ALLREDUCE, opts.timeout, tensors, tensors, {}};
+  const at::Tensor host = issue.staged.inOut(tensor);
   if (!tolerant(shape)) {
-    return submit(std::move(issue), strictAllreduce(ring(), shape, bufferOf(tensor)));
+    return submit(std::move(issue), [shape, buffer = bufferOf(host)](Ring ring) {
+      return strictAllreduce(ring, shape, buffer);
+    });
   }
   if (!settings_.fingerprint.empty()) shape.fingerprint = hashBytes(settings_.fingerprint) | 1;
-  return submit(std::move(issue), engine::AllreduceRequest{tensor.data_ptr(), shape});
+  return submit(std::move(issue), engine::AllreduceRequest{host.data_ptr(), shape});
 }
 
 BackendPapilio::WorkPtr BackendPapilio::broadcast(Tensors& tensors,
@@ -59,10 +62,13 @@ BackendPapilio::WorkPtr BackendPapilio::broadcast(Tensors& tensors,
   requireUsable(tensor, "broadcast");
   RoundShape shape = shapeFor(OpKind::broadcast, tensor);
   shape.root = static_cast<std::uint32_t>(requireRoot(opts.rootRank, size_, "broadcast"));
+  Issue issue{"broadcast", c10d::OpType::BROADCAST, opts.timeout, tensors, tensors, {}};
+  const Buffer buffer = bufferOf(issue.staged.inOut(tensor));
   const bool outlives_root = bounded();
-  return submit(Issue{"broadcast", c10d::OpType::BROADCAST, opts.timeout, tensors, tensors},
-                outlives_root ? tolerantBroadcast(ring(), shape, bufferOf(tensor))
-                              : strictBroadcast(ring(), shape, bufferOf(tensor)));
+  return submit(std::move(issue), [=](Ring ring) {
+    return outlives_root ? tolerantBroadcast(ring, shape, buffer)
+                         : strictBroadcast(ring, shape, buffer);
+  });
 }
 
 BackendPapilio::WorkPtr BackendPapilio::allgather(std::vector<Tensors>& outputs, Tensors& inputs,
@@ -73,19 +79,25 @@ BackendPapilio::WorkPtr BackendPapilio::allgather(std::vector<Tensors>& outputs,
                     outputs.size());
   requireList(outputs[0], static_cast<std::size_t>(size_), input, input.numel(),
               "all_gather output");
-  return submit(Issue{"all_gather", c10d::OpType::ALLGATHER, opts.timeout, outputs[0],
-                      joined(outputs[0], inputs)},
-                strictAllgather(ring(), shapeFor(OpKind::allgather, input), bufferOf(input),
-                                buffersOf(outputs[0])));
+  Issue issue{"all_gather", c10d::OpType::ALLGATHER,    opts.timeout,
+              outputs[0],   joined(outputs[0], inputs), {}};
+  const RoundShape shape = shapeFor(OpKind::allgather, input);
+  const Buffer mine = bufferOf(issue.staged.in(input));
+  const auto all = buffersOf(issue.staged.out(outputs[0]));
+  return submit(std::move(issue),
+                [=](Ring ring) { return strictAllgather(ring, shape, mine, all); });
 }
 
 BackendPapilio::WorkPtr BackendPapilio::_allgather_base(at::Tensor& output, at::Tensor& input,
                                                         const c10d::AllgatherOptions& opts) {
   requireWhole(output, input, size_, "all_gather");
-  return submit(
-      Issue{"all_gather", c10d::OpType::_ALLGATHER_BASE, opts.timeout, {output}, {output, input}},
-      strictAllgather(ring(), shapeFor(OpKind::allgather, input), bufferOf(input),
-                      partsOf(output, size_)));
+  Issue issue{
+      "all_gather", c10d::OpType::_ALLGATHER_BASE, opts.timeout, {output}, {output, input}, {}};
+  const RoundShape shape = shapeFor(OpKind::allgather, input);
+  const Buffer mine = bufferOf(issue.staged.in(input));
+  const auto all = partsOf(issue.staged.out(output), size_);
+  return submit(std::move(issue),
+                [=](Ring ring) { return strictAllgather(ring, shape, mine, all); });
 }
 
 BackendPapilio::WorkPtr BackendPapilio::gather(std::vector<Tensors>& outputs, Tensors& inputs,
@@ -102,8 +114,10 @@ BackendPapilio::WorkPtr BackendPapilio::gather(std::vector<Tensors>& outputs, Te
   } else {
     TORCH_CHECK_VALUE(outputs.empty(), "papilio: gather takes outputs at the root only");
   }
-  return submit(Issue{"gather", c10d::OpType::GATHER, opts.timeout, list, joined(list, inputs)},
-                strictGather(ring(), shape, bufferOf(input), buffersOf(list)));
+  Issue issue{"gather", c10d::OpType::GATHER, opts.timeout, list, joined(list, inputs), {}};
+  const Buffer mine = bufferOf(issue.staged.in(input));
+  const auto all = buffersOf(issue.staged.out(list));
+  return submit(std::move(issue), [=](Ring ring) { return strictGather(ring, shape, mine, all); });
 }
 
 BackendPapilio::WorkPtr BackendPapilio::gather_into_tensor(at::Tensor& output, at::Tensor& input,
@@ -114,10 +128,10 @@ BackendPapilio::WorkPtr BackendPapilio::gather_into_tensor(at::Tensor& output, a
   const bool root = rank_ == static_cast<int>(shape.root);
   if (root) requireWhole(output, input, size_, "gather");
   const Tensors outputs = root ? Tensors{output} : Tensors{};
-  return submit(
-      Issue{"gather", c10d::OpType::GATHER, opts.timeout, outputs, joined(outputs, {input})},
-      strictGather(ring(), shape, bufferOf(input),
-                   root ? partsOf(output, size_) : std::vector<Buffer>{}));
+  Issue issue{"gather", c10d::OpType::GATHER, opts.timeout, outputs, joined(outputs, {input}), {}};
+  const Buffer mine = bufferOf(issue.staged.in(input));
+  const auto all = root ? partsOf(issue.staged.out(output), size_) : std::vector<Buffer>{};
+  return submit(std::move(issue), [=](Ring ring) { return strictGather(ring, shape, mine, all); });
 }
 
 BackendPapilio::WorkPtr BackendPapilio::scatter(Tensors& outputs, std::vector<Tensors>& inputs,
@@ -134,9 +148,10 @@ BackendPapilio::WorkPtr BackendPapilio::scatter(Tensors& outputs, std::vector<Te
   } else {
     TORCH_CHECK_VALUE(inputs.empty(), "papilio: scatter takes inputs at the root only");
   }
-  return submit(
-      Issue{"scatter", c10d::OpType::SCATTER, opts.timeout, outputs, joined(list, outputs)},
-      strictScatter(ring(), shape, bufferOf(output), buffersOf(list)));
+  Issue issue{"scatter", c10d::OpType::SCATTER, opts.timeout, outputs, joined(list, outputs), {}};
+  const Buffer mine = bufferOf(issue.staged.out(output));
+  const auto all = buffersOf(issue.staged.in(list));
+  return submit(std::move(issue), [=](Ring ring) { return strictScatter(ring, shape, mine, all); });
 }
 
 BackendPapilio::WorkPtr BackendPapilio::reduce(Tensors& tensors, const c10d::ReduceOptions& opts) {
@@ -147,8 +162,9 @@ BackendPapilio::WorkPtr BackendPapilio::reduce(Tensors& tensors, const c10d::Red
   const auto operation = operationOf(opts.reduceOp, shape.dtype);
   shape.op = operation.op;
   shape.premul = operation.premul;
-  return submit(Issue{"reduce", c10d::OpType::REDUCE, opts.timeout, tensors, tensors},
-                strictReduce(ring(), shape, bufferOf(tensor)));
+  Issue issue{"reduce", c10d::OpType::REDUCE, opts.timeout, tensors, tensors, {}};
+  const Buffer buffer = bufferOf(issue.staged.inOut(tensor));
+  return submit(std::move(issue), [=](Ring ring) { return strictReduce(ring, shape, buffer); });
 }
 
 BackendPapilio::WorkPtr BackendPapilio::reduceScatter(Issue issue, const at::Tensor& output,
@@ -158,7 +174,9 @@ BackendPapilio::WorkPtr BackendPapilio::reduceScatter(Issue issue, const at::Ten
   const auto operation = operationOf(op, shape.dtype);
   shape.op = operation.op;
   shape.premul = operation.premul;
-  return submit(std::move(issue), strictReduceScatter(ring(), shape, bufferOf(output), inputs));
+  const Buffer mine = bufferOf(issue.staged.out(output));
+  return submit(std::move(issue),
+                [=](Ring ring) { return strictReduceScatter(ring, shape, mine, inputs); });
 }
 
 BackendPapilio::WorkPtr BackendPapilio::reduce_scatter(Tensors& outputs,
@@ -170,20 +188,20 @@ BackendPapilio::WorkPtr BackendPapilio::reduce_scatter(Tensors& outputs,
                     inputs.size());
   requireList(inputs[0], static_cast<std::size_t>(size_), output, output.numel(),
               "reduce_scatter input");
-  return reduceScatter({"reduce_scatter", c10d::OpType::REDUCE_SCATTER, opts.timeout, outputs,
-                        joined(inputs[0], outputs)},
-                       output, buffersOf(inputs[0]), opts.reduceOp);
+  Issue issue{"reduce_scatter", c10d::OpType::REDUCE_SCATTER, opts.timeout,
+              outputs,          joined(inputs[0], outputs),   {}};
+  const auto theirs = buffersOf(issue.staged.in(inputs[0]));
+  return reduceScatter(std::move(issue), output, theirs, opts.reduceOp);
 }
 
 BackendPapilio::WorkPtr BackendPapilio::_reduce_scatter_base(
     at::Tensor& output, at::Tensor& input, const c10d::ReduceScatterOptions& opts) {
   requireWhole(input, output, size_, "reduce_scatter");
-  return reduceScatter({"reduce_scatter",
-                        c10d::OpType::_REDUCE_SCATTER_BASE,
-                        opts.timeout,
-                        {output},
-                        {output, input}},
-                       output, partsOf(input, size_), opts.reduceOp);
+  Issue issue{"reduce_scatter", c10d::OpType::_REDUCE_SCATTER_BASE,
+              opts.timeout,     {output},
+              {output, input},  {}};
+  const auto theirs = partsOf(issue.staged.in(input), size_);
+  return reduceScatter(std::move(issue), output, theirs, opts.reduceOp);
 }
 
 BackendPapilio::WorkPtr BackendPapilio::alltoall(Tensors& outputs, Tensors& inputs,
@@ -199,9 +217,11 @@ BackendPapilio::WorkPtr BackendPapilio::alltoall(Tensors& outputs, Tensors& inpu
   }
   RoundShape shape = shapeFor(OpKind::alltoall, inputs[0]);
   shape.numel = 0;  // may differ between pairs; each block's size is checked on arrival
-  return submit(
-      Issue{"all_to_all", c10d::OpType::ALLTOALL, opts.timeout, outputs, joined(outputs, inputs)},
-      strictAlltoall(ring(), shape, buffersOf(outputs), buffersOf(inputs)));
+  Issue issue{"all_to_all", c10d::OpType::ALLTOALL,  opts.timeout,
+              outputs,      joined(outputs, inputs), {}};
+  const auto to = buffersOf(issue.staged.out(outputs));
+  const auto from = buffersOf(issue.staged.in(inputs));
+  return submit(std::move(issue), [=](Ring ring) { return strictAlltoall(ring, shape, to, from); });
 }
 
 BackendPapilio::WorkPtr BackendPapilio::alltoall_base(at::Tensor& output, at::Tensor& input,
@@ -215,15 +235,17 @@ BackendPapilio::WorkPtr BackendPapilio::alltoall_base(at::Tensor& output, at::Te
                    " differs from input dtype ", input.scalar_type());
   RoundShape shape = shapeFor(OpKind::alltoall, input);
   shape.numel = 0;
-  return submit(
-      Issue{"all_to_all", c10d::OpType::ALLTOALL_BASE, opts.timeout, {output}, {output, input}},
-      strictAlltoall(ring(), shape, splitRows(output, out_splits, size_, "output"),
-                     splitRows(input, in_splits, size_, "input")));
+  Issue issue{
+      "all_to_all", c10d::OpType::ALLTOALL_BASE, opts.timeout, {output}, {output, input}, {}};
+  const auto to = splitRows(issue.staged.out(output), out_splits, size_, "output");
+  const auto from = splitRows(issue.staged.in(input), in_splits, size_, "input");
+  return submit(std::move(issue), [=](Ring ring) { return strictAlltoall(ring, shape, to, from); });
 }
 
 BackendPapilio::WorkPtr BackendPapilio::barrier(const c10d::BarrierOptions& opts) {
-  return submit(Issue{"barrier", c10d::OpType::BARRIER, opts.timeout, {}, {}},
-                strictBarrier(ring()));
+  Issue issue{"barrier", c10d::OpType::BARRIER, opts.timeout, {}, {}, {}};
+  if (opts.device && canHoldStreams(opts.device->type())) issue.staged.follow(*opts.device);
+  return submit(std::move(issue), &strictBarrier);
 }
 
 }  // namespace papilio::pg

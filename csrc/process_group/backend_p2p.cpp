@@ -17,7 +17,7 @@ BackendPapilio::WorkPtr BackendPapilio::exchange(Issue issue, bool sends, std::o
   }
   request.sends = sends;
   request.tag = tag;
-  const Buffer buffer = bufferOf(tensor);
+  const Buffer buffer = bufferOf(sends ? issue.staged.in(tensor) : issue.staged.out(tensor));
   request.data = buffer.data;
   request.bytes = buffer.bytes;
   request.shape = shapeFor(OpKind::message, tensor);
@@ -38,27 +38,28 @@ constexpr int kStateTags = -1000;
 }  // namespace
 
 BackendPapilio::WorkPtr BackendPapilio::sendState(const at::Tensor& tensor, int to, int channel) {
-  return exchange({"send of state", c10d::OpType::SEND, c10d::kUnsetTimeout, {}, {tensor}}, true,
-                  to, kStateTags - channel);
+  return exchange({"send of state", c10d::OpType::SEND, c10d::kUnsetTimeout, {}, {tensor}, {}},
+                  true, to, kStateTags - channel);
 }
 
 BackendPapilio::WorkPtr BackendPapilio::recvState(const at::Tensor& tensor, int from, int channel) {
-  return exchange({"recv of state", c10d::OpType::RECV, c10d::kUnsetTimeout, {tensor}, {tensor}},
-                  false, from, kStateTags - channel);
+  return exchange(
+      {"recv of state", c10d::OpType::RECV, c10d::kUnsetTimeout, {tensor}, {tensor}, {}}, false,
+      from, kStateTags - channel);
 }
 
 BackendPapilio::WorkPtr BackendPapilio::send(Tensors& tensors, int to, int tag) {
-  return exchange({"send", c10d::OpType::SEND, c10d::kUnsetTimeout, {}, tensors}, true, to,
+  return exchange({"send", c10d::OpType::SEND, c10d::kUnsetTimeout, {}, tensors, {}}, true, to,
                   usersTag(tag, "send"));
 }
 
 BackendPapilio::WorkPtr BackendPapilio::recv(Tensors& tensors, int from, int tag) {
-  return exchange({"recv", c10d::OpType::RECV, c10d::kUnsetTimeout, tensors, tensors}, false, from,
-                  usersTag(tag, "recv"));
+  return exchange({"recv", c10d::OpType::RECV, c10d::kUnsetTimeout, tensors, tensors, {}}, false,
+                  from, usersTag(tag, "recv"));
 }
 
 BackendPapilio::WorkPtr BackendPapilio::recvAnysource(Tensors& tensors, int tag) {
-  return exchange({"recv", c10d::OpType::RECVANYSOURCE, c10d::kUnsetTimeout, tensors, tensors},
+  return exchange({"recv", c10d::OpType::RECVANYSOURCE, c10d::kUnsetTimeout, tensors, tensors, {}},
                   false, std::nullopt, usersTag(tag, "recv"));
 }
 

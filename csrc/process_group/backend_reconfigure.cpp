@@ -138,9 +138,9 @@ BackendPapilio::WorkPtr BackendPapilio::ended(const char* op, Millis timeout,
     context.size = static_cast<std::uint32_t>(size_);
   }
   const std::string title = std::string("papilio:") + op;
-  auto work =
-      c10::make_intrusive<WorkPapilio>(std::move(context), c10d::OpType::UNKNOWN, title.c_str(), 0,
-                                       Tensors{}, Tensors{}, ledger_, timeout, timing_.load());
+  auto work = c10::make_intrusive<WorkPapilio>(std::move(context), c10d::OpType::UNKNOWN,
+                                               title.c_str(), 0, Tensors{}, Tensors{}, ledger_,
+                                               timeout, timing_.load(), nullptr);
   engine::Completion completion;
   completion.error = error;
   work->completer(std::move(callbacks))(completion);
@@ -158,6 +158,7 @@ BackendPapilio::WorkPtr BackendPapilio::reconfigure(const c10d::ReconfigureOptio
   TORCH_CHECK_WITH(DistBackendError, !used_uuids_.contains(opts.uuid), "papilio: reconfigure uuid ",
                    opts.uuid, " was already used by this group; take a new one for every attempt");
   const auto timeout = effective(opts.timeout.value_or(c10d::kUnsetTimeout));
+  settleDevice();
   const auto until = Clock::now() + timeout;
   const Meeting met{identityOf(opts.uuid, handles), handles.records};
   const int rank = static_cast<int>(mine - handles.texts.begin());

@@ -3,6 +3,8 @@
 #include "process_group/backend.hpp"
 #include "process_group/tensors.hpp"
 
+#include <c10/core/impl/VirtualGuardImpl.h>
+
 #include <cstring>
 
 namespace papilio::pg {
@@ -16,8 +18,9 @@ constexpr int64_t kHeaderFields = 4 + kMostDimensions;
 void requireSparse(const at::Tensor& tensor, const c10d::ReduceOp& op) {
   TORCH_CHECK_VALUE(tensor.defined() && tensor.layout() == at::kSparse,
                     "papilio: sparse all_reduce needs a tensor of layout torch.sparse_coo");
-  TORCH_CHECK_VALUE(tensor.device().is_cpu(), "papilio: sparse all_reduce tensor is on ",
-                    tensor.device(), "; this build handles CPU tensors");
+  TORCH_CHECK_VALUE(tensor.device().is_cpu() || canHoldStreams(tensor.device().type()),
+                    "papilio: sparse all_reduce tensor is on ", tensor.device(),
+                    "; papilio handles tensors on the CPU and on CUDA devices");
   TORCH_CHECK_VALUE(op == c10d::ReduceOp::SUM,
                     "papilio: all_reduce of sparse tensors supports SUM only");
   TORCH_CHECK_VALUE(tensor.dim() <= kMostDimensions, "papilio: sparse all_reduce tensor has ",
@@ -99,7 +102,7 @@ BackendPapilio::WorkPtr BackendPapilio::allreduce_sparse(Tensors& tensors,
   at::NoGradGuard no_grad;
   at::Tensor tensor = single(tensors, "all_reduce");
   requireSparse(tensor, opts.reduceOp);
-  const at::Tensor input = tensor.coalesce();
+  const at::Tensor input = tensor.coalesce().cpu();
   const OneNumber one_number(*this);
 
   at::Tensor header = headerOf(input);
@@ -126,12 +129,17 @@ BackendPapilio::WorkPtr BackendPapilio::allreduce_sparse(Tensors& tensors,
   }
   RoundShape shape = shapeFor(OpKind::allgather, mine);
   shape.numel = 0;  // differs between ranks; each block's size is checked on arrival
-  auto work =
-      submit(Issue{"all_reduce", c10d::OpType::ALLREDUCE, opts.timeout, tensors, {mine, received}},
-             strictAllgather(ring(), shape, bufferOf(mine), parts));
+  auto work = submit(
+      Issue{"all_reduce", c10d::OpType::ALLREDUCE, opts.timeout, tensors, {mine, received}, {}},
+      [=](Ring ring) { return strictAllgather(ring, shape, bufferOf(mine), parts); });
   work->wait();
   for (std::size_t r = 0; r < all.size(); ++r) all[r].load(parts[r].data);
   tensor.copy_(sumOf(all, input));
+  if (!tensor.device().is_cpu()) {
+    // The work is complete already, so nobody would wait for this copy.
+    const c10::impl::VirtualGuardImpl guard(tensor.device().type());
+    guard.synchronizeStream(guard.getStream(tensor.device()));
+  }
   return work;
 }
 

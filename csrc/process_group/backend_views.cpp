@@ -75,7 +75,10 @@ std::pair<std::size_t, std::size_t> BackendPapilio::meetMembers(
   return process->engine().reachable(records);
 }
 
-engine::Boundary BackendPapilio::boundary() { return group()->boundary(); }
+engine::Boundary BackendPapilio::boundary() {
+  settleDevice();
+  return group()->boundary();
+}
 
 Meeting BackendPapilio::following(const NextView& next) const {
   std::lock_guard lock(state_mutex_);
@@ -143,6 +146,7 @@ void BackendPapilio::beAlone(Meeting met) {
 
 void BackendPapilio::withdraw() {
   requireOwnProcess("to leave the group");
+  settleDevice();
   std::lock_guard one_at_a_time(reconfigure_mutex_);
   std::shared_ptr<engine::Group> before;
   Meeting met;

@@ -1,5 +1,7 @@
 #include "process_group/convert.hpp"
 
+#include "process_group/staged.hpp"
+
 #include <c10/util/Exception.h>
 
 namespace papilio::pg {
@@ -64,8 +66,10 @@ void requireUsable(const at::Tensor& tensor, const char* what) {
   TORCH_CHECK_VALUE(tensor.defined(), "papilio: ", what, " tensor is undefined");
   TORCH_CHECK_VALUE(tensor.layout() == at::kStrided, "papilio: ", what,
                     " tensor must be dense, got layout ", tensor.layout());
-  TORCH_CHECK_VALUE(tensor.device().is_cpu(), "papilio: ", what, " tensor is on ", tensor.device(),
-                    "; this build handles CPU tensors");
+  TORCH_CHECK_VALUE(tensor.device().is_cpu() || canHoldStreams(tensor.device().type()),
+                    "papilio: ", what, " tensor is on ", tensor.device(),
+                    "; papilio handles tensors on the CPU and on CUDA devices (with a torch that "
+                    "was built for them)");
   TORCH_CHECK_VALUE(tensor.is_contiguous(), "papilio: ", what, " tensor of shape ", tensor.sizes(),
                     " and strides ", tensor.strides(),
                     " must be contiguous; call .contiguous() first");

@@ -16,7 +16,8 @@ struct Operation {
 };
 // Throws ValueError for an op that `dtype` does not support.
 Operation operationOf(const c10d::ReduceOp& op, DType dtype);
-// Dense, contiguous, on the CPU: ValueError otherwise, naming `what`.
+// Dense, contiguous, on the CPU or on a device that we can use: ValueError otherwise, naming
+// `what`.
 void requireUsable(const at::Tensor& tensor, const char* what);
 // Exactly one tensor, as every caller in torch passes: ValueError otherwise.
 const at::Tensor& single(const std::vector<at::Tensor>& tensors, const char* what);

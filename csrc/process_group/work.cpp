@@ -1,6 +1,7 @@
 #include "process_group/work.hpp"
 
 #include <ATen/core/ivalue_inl.h>
+#include <c10/core/StreamGuard.h>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
 #include "process_group/interpreter.hpp"
@@ -19,12 +20,18 @@ c10d::WorkResult resultOf(const fault::RoundError& error) {
                                                            : c10d::WorkResult::COMM_ERROR;
 }
 
+std::vector<c10::Device> devicesOf(const std::shared_ptr<DeviceOp>& device) {
+  if (!device) return {};
+  return {device->stream().device()};
+}
+
 }  // namespace
 
 WorkPapilio::WorkPapilio(ErrorContext context, c10d::OpType type, const char* title,
                          std::uint64_t number, std::vector<at::Tensor> outputs,
                          std::vector<at::Tensor> keep, std::shared_ptr<WorkLedger> ledger,
-                         std::chrono::milliseconds timeout, bool timed)
+                         std::chrono::milliseconds timeout, bool timed,
+                         std::shared_ptr<DeviceOp> device)
     : Work(static_cast<int>(context.rank.value), type, title, keep),
       context_(std::move(context)),
       outputs_(std::move(outputs)),
@@ -34,8 +41,9 @@ WorkPapilio::WorkPapilio(ErrorContext context, c10d::OpType type, const char* ti
       timed_(timed),
       number_(number),
       started_(WorkLedger::Clock::now()),
-      future_(
-          c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::TensorType::get()))),
+      device_(std::move(device)),
+      future_(c10::make_intrusive<c10::ivalue::Future>(
+          c10::ListType::create(c10::TensorType::get()), devicesOf(device_))),
       result_future_(c10::make_intrusive<c10::ivalue::Future>(c10::IntType::get())) {}
 
 WorkPapilio::~WorkPapilio() {
@@ -100,7 +108,19 @@ c10::intrusive_ptr<c10::ivalue::Future> WorkPapilio::getFutureResult() {
 }
 
 void WorkPapilio::publish() {
-  // completion_ does not change any more.
+  if (!device_) return settle();
+  const bool good = !completion_->error;  // it does not change any more
+  device_->finish(good);
+  std::unique_lock lock(mutex_);
+  const bool unseen = !good && followed_;
+  lock.unlock();
+  if (unseen) ledger_->failedUnseen({context_, seq_, completion_->error});
+  // Whoever waits for the future continues after what is in the current stream now.
+  const c10::StreamGuard guard(device_->stream());
+  settle();
+}
+
+void WorkPapilio::settle() {
   const auto& error = completion_->error;
   if (recordFunctionEndCallback_) {
     recordFunctionEndCallback_();
@@ -122,12 +142,12 @@ void WorkPapilio::publish() {
 
 bool WorkPapilio::isCompleted() {
   std::lock_guard lock(mutex_);
-  return completed_;
+  return completed_ && (!device_ || completion_->error || device_->done());
 }
 
 bool WorkPapilio::isSuccess() const {
   std::lock_guard lock(mutex_);
-  return completed_ && !completion_->error;
+  return completed_ && !completion_->error && (!device_ || device_->done());
 }
 
 std::exception_ptr WorkPapilio::exception() const {
@@ -152,6 +172,38 @@ void WorkPapilio::cancelAndWait(const std::string& why) {
 }
 
 bool WorkPapilio::wait(std::chrono::milliseconds timeout) {
+  // Who calls these two asks for something that only the host can know.
+  const auto type = retrieveOpType();
+  const bool for_host =
+      type == c10d::OpType::BARRIER || type == c10d::OpType::RECVANYSOURCE || timeout != kNoTimeout;
+  const bool on_stream = device_ && !for_host;
+  if (on_stream && followOnDevice()) {
+    synchronize();
+    return true;
+  }
+  const auto error = waitOnHost(timeout);
+  if (device_) device_->follow();
+  synchronize();
+  if (error) std::rethrow_exception(makeException(context_, seq_, error));
+  return true;
+}
+
+void WorkPapilio::blockCurrentStream() {
+  if (!device_) return Work::blockCurrentStream();
+  if (!followOnDevice()) wait();
+}
+
+// False: it has failed already, and wait() says so.
+bool WorkPapilio::followOnDevice() {
+  std::unique_lock lock(mutex_);
+  if (completed_ && completion_->error) return false;
+  followed_ = true;
+  lock.unlock();
+  device_->follow();
+  return true;
+}
+
+fault::RoundError WorkPapilio::waitOnHost(std::chrono::milliseconds timeout) {
   const bool own = timeout == kNoTimeout;
   const auto limit = own ? entry_.timeout + kMargin : timeout;
   CallbackThreads::mayBlock();
@@ -169,7 +221,9 @@ bool WorkPapilio::wait(std::chrono::milliseconds timeout) {
     error = completion_->error;
   } else {
     error.kind = fault::ErrorKind::deadline_exceeded;
-    error.text = "the progress thread of this process does not answer";
+    error.text = group_ || !device_ ? "the progress thread of this process does not answer"
+                                    : "Timed out: the device has not done yet what comes before "
+                                      "it in the stream that it was issued on";
   }
   --waiting_;
   const auto mine = std::move(unpublished_);
@@ -178,9 +232,7 @@ bool WorkPapilio::wait(std::chrono::milliseconds timeout) {
     const auto unlocked = releaseInterpreter();  // observers may be waiting for each other
     mine->publish();
   }
-  synchronize();
-  if (error) std::rethrow_exception(makeException(context_, seq_, error));
-  return true;
+  return error;
 }
 
 int WorkPapilio::sourceRank() const {

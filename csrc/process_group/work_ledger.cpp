@@ -109,6 +109,16 @@ bool WorkLedger::waitAll() {
   return changed_.wait_until(lock, until, [&] { return closed_ >= issued; });
 }
 
+void WorkLedger::failedUnseen(Unseen unseen) {
+  std::lock_guard lock(mutex_);
+  if (!unseen_) unseen_ = std::move(unseen);
+}
+
+std::optional<WorkLedger::Unseen> WorkLedger::takeUnseen() {
+  std::lock_guard lock(mutex_);
+  return std::exchange(unseen_, std::nullopt);
+}
+
 void WorkLedger::extend(std::chrono::milliseconds by) {
   std::lock_guard lock(mutex_);
   extensions_.push_back({by, opened_ + 1});

@@ -12,9 +12,10 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
-#include "fault/report.hpp"
+#include "process_group/errors.hpp"
 
 namespace papilio::pg {
 
@@ -52,6 +53,15 @@ class WorkLedger {
   // Until every work that was issued has been through close(). Each of them has a timeout of its
   // own, so this ends, at the latest `kMargin` after the last one. False: it took longer.
   bool waitAll();
+  // A collective whose wait() had made a stream wait failed later: somebody has to be told.
+  struct Unseen {
+    ErrorContext context;
+    Seq seq;
+    fault::RoundError error;
+  };
+  void failedUnseen(Unseen unseen);
+  // The first of them since the last call.
+  std::optional<Unseen> takeUnseen();
   // Longer timeouts for the works that begin from now on, until the first of them has ended.
   void extend(std::chrono::milliseconds by);
 
@@ -73,6 +83,7 @@ class WorkLedger {
   std::uint64_t closed_ = 0;
   Clock::time_point latest_;  // when the last of the open works must have ended
   std::vector<Extension> extensions_;
+  std::optional<Unseen> unseen_;
   std::shared_ptr<Hook> hook_;
   std::map<std::int64_t, std::shared_ptr<Observer>> observers_;
   std::atomic<bool> has_observers_{false};
