@@ -214,21 +214,33 @@ def devices() -> list:
         out.append(_ok("devices", f"RDMA {name}: port states {', '.join(states)}"))
     if not names:
         out.append(_ok("devices", "no RDMA device: UCX uses TCP between hosts"))
-    if not torch.cuda.is_available():
-        out.append(_ok("devices", "no GPU that torch can use: CPU tensors only"))
-        return out
-    peer = any(line.startswith("nvidia_peermem") for line in _read("/proc/modules").splitlines())
-    out += [
-        _ok("devices", f"GPU {index}: {torch.cuda.get_device_name(index)}")
-        for index in range(torch.cuda.device_count())
+    return out + _gpus(torch.cuda)
+
+
+def _gpus(cuda) -> list:
+    """What collectives on CUDA tensors find; ``cuda``: the module torch.cuda, or like it."""
+    if not cuda.is_available():
+        return [_ok("devices", "no GPU that torch can use: CPU tensors only")]
+    out = [
+        _ok("devices", f"GPU {index}: {cuda.get_device_name(index)}")
+        for index in range(cuda.device_count())
     ]
+    peer = any(line.startswith("nvidia_peermem") for line in _read("/proc/modules").splitlines())
     out.append(
         _ok(
             "devices",
-            f"nvidia_peermem {'is' if peer else 'is not'} loaded; this version does not reduce "
-            "tensors on a GPU, with or without it",
+            "CUDA tensors go through pinned host memory to every rank; this version has no "
+            f"GPU-direct lane (nvidia_peermem {'is' if peer else 'is not'} loaded)",
         )
     )
+    if os.environ.get("CUDA_MODULE_LOADING", "").upper() != "EAGER":
+        out.append(
+            _ok(
+                "devices",
+                "CUDA_MODULE_LOADING is not EAGER: the first launch of a kernel may wait for "
+                "collectives that are under way",
+            )
+        )
     return out
 
 

@@ -37,11 +37,12 @@ def seen(*tensors):
 class Devices(Cluster):
     """Ranks whose group has CPU tensors and those of the fake device."""
 
-    def __init__(self, n):
+    def __init__(self, n, begin=INIT):
         super().__init__(n, init=False)
+        self.begin = begin
 
     def start(self):
-        self.run(INIT)
+        self.run(self.begin)
 
     def __enter__(self):
         self.start()
@@ -308,6 +309,22 @@ result = [p.detach().cpu().double().sum().item() for p in model.parameters()]
         ranks.require_order()
 
 
+def test_a_group_that_is_bound_to_the_device_and_its_parts():
+    init = INIT.replace("timeout=", "device_id=torch.device('fake', 0), timeout=")
+    source = """
+part = dist.new_group([0, 1])
+x = filled(rank + 1)
+if rank < 2: dist.all_reduce(x, group=part)
+y = filled(rank + 1)
+dist.all_reduce(y)
+dist.barrier()
+result = [seen(x), seen(y)]
+"""
+    with Devices(3, init) as ranks:
+        assert ranks.say(source) == [[[3.0], [6.0]], [[3.0], [6.0]], [[3.0], [6.0]]]
+        ranks.require_order()
+
+
 def test_a_killed_rank_is_left_out_of_the_average():
     with Devices(3) as ranks:
         ranks.say("x = filled(rank); dist.all_reduce(x); result = seen(x)")
@@ -334,7 +351,7 @@ def test_a_failure_after_wait_is_told_by_the_next_collective():
         ranks[1].kill()
         source = """
 x, y = filled(rank + 1, dtype=torch.int64), torch.full((100,), 5.0).to("fake")
-work = dist.all_reduce(x, dist.ReduceOp.BXOR if False else dist.ReduceOp.MIN, async_op=True)
+work = dist.all_reduce(x, dist.ReduceOp.MIN, async_op=True)
 into = dist.irecv(y, 1)
 first = None
 try:

@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from cluster import REPOSITORY, Cluster
@@ -80,3 +81,16 @@ def test_descriptors_are_as_many_as_it_says():
             used[n] = max(b - a for a, b in zip(before, after, strict=True))
     assert used[4] - used[2] == 2 * facts.DESCRIPTORS_PER_PEER
     assert used[2] <= facts.DESCRIPTORS + facts.DESCRIPTORS_PER_PEER
+
+
+def test_gpus_and_the_way_of_their_tensors(monkeypatch):
+    """No GPU here: torch.cuda is played by an object that has two."""
+    cuda = SimpleNamespace(
+        is_available=lambda: True, device_count=lambda: 2, get_device_name=lambda n: f"Card {n}"
+    )
+    monkeypatch.delenv("CUDA_MODULE_LOADING", raising=False)
+    first, second, way, loading = [line.text for line in facts._gpus(cuda)]
+    assert (first, second) == ("GPU 0: Card 0", "GPU 1: Card 1")
+    assert "pinned host memory" in way and "CUDA_MODULE_LOADING" in loading
+    monkeypatch.setenv("CUDA_MODULE_LOADING", "EAGER")
+    assert len(facts._gpus(cuda)) == 3
