@@ -4,7 +4,6 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/csrc/distributed/c10d/cuda/StreamBlock.hpp>
 
-#include <atomic>
 #include <chrono>
 
 namespace papilio::pg {
@@ -33,20 +32,41 @@ DeviceOp::DeviceOp(Staged staged, std::vector<at::Tensor> keep, c10::Stream stre
   const c10::StreamGuard guard(stream_);
   staged_.copyIn();
   ready_.record(stream_);
-  gate_ =
-      c10d::cuda::StreamBlockRegistry()->Create(c10::DeviceTypeName(stream.device_type()), kNever);
-  staged_.copyOut();
-  done_.record(stream_);
 }
 
 DeviceOp::~DeviceOp() = default;
 
-void DeviceOp::follow() const { done_.block(currentStream(stream_.device())); }
+void DeviceOp::enqueueSecondPart(bool gated) {
+  const c10::StreamGuard guard(stream_);
+  if (gated) {
+    gate_ = c10d::cuda::StreamBlockRegistry()->Create(c10::DeviceTypeName(stream_.device_type()),
+                                                      kNever);
+    closed_ = gate_.get();
+    if (ended_) gate_->abort();  // ended() may have looked before
+  }
+  staged_.copyOut();
+  done_.record(stream_);
+  second_part_ = true;
+}
+
+void DeviceOp::follow() {
+  {
+    std::lock_guard lock(mutex_);
+    if (!second_part_) enqueueSecondPart(!ended_);
+  }
+  done_.block(currentStream(stream_.device()));
+}
+
+void DeviceOp::ended() {
+  ended_ = true;
+  if (auto* gate = closed_.load()) gate->abort();
+}
 
 void DeviceOp::finish(bool good) {
   if (!good) staged_.blank();
-  std::atomic_thread_fence(std::memory_order_seq_cst);
-  gate_->abort();
+  ended();
+  std::lock_guard lock(mutex_);
+  if (!second_part_) enqueueSecondPart(false);
 }
 
 }  // namespace papilio::pg

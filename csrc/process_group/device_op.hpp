@@ -1,18 +1,22 @@
-// One collective on tensors of a device, as the device sees it. Everything is enqueued when it is
-// issued, on a stream that only this collective uses:
+// One collective on tensors of a device, as the device sees it: a stream that only it uses, and on
+// that stream
 //
-//   caller's stream --event--> copies to the host --ready--> [gate] --> copies back --done-->
+//   caller's stream --event--> copies to the host --ready-->   when it is issued
+//   [gate] --> copies back --done-->                           when it is over, or somebody waits
 //
-// The gate is a kernel of torch's that spins until the host opens it. Nothing has to be enqueued
-// later, so nothing can be held up by a thread that waits for the device inside of CUDA; and a
-// stream of its own lets a collective that ends early pass one that was issued before it.
+// Whoever waits before it is over gets the second part at once, behind a gate: a kernel of torch's
+// that spins until the host opens it. Nothing has to be enqueued for that stream later, so a thread
+// of the program that waits for the device inside of CUDA holds nothing up. Who does not wait costs
+// no gate. A stream of its own lets a collective that ends early pass one issued before it.
 #pragma once
 
 #include <ATen/ATen.h>
 #include <c10/core/Event.h>
 #include <c10/core/Stream.h>
 
+#include <atomic>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "process_group/staged.hpp"
@@ -25,7 +29,7 @@ namespace papilio::pg {
 
 class DeviceOp {
  public:
-  // Enqueues it all behind the caller's current stream. `keep`: lives as long as this.
+  // Enqueues the first part behind the caller's current stream. `keep`: lives as long as this.
   DeviceOp(Staged staged, std::vector<at::Tensor> keep, c10::Stream stream);
   ~DeviceOp();
   DeviceOp(const DeviceOp&) = delete;
@@ -37,19 +41,27 @@ class DeviceOp {
   // The inputs are in host memory.
   bool ready() const { return ready_.query(); }
   // The outputs are in the memory of the device; nothing uses tensors or host memory any more.
-  bool done() const { return done_.query(); }
+  bool done() const { return second_part_ && done_.query(); }
   // What the current stream of the calling thread gets from now on begins after that.
-  void follow() const;
-  // The engine is done with the host memory; opens the gate. Once, any thread but the engine's.
+  void follow();
+  // The engine's thread: it ended well, host memory holds the result. Never waits.
+  void ended();
+  // Afterwards and however it ended: another thread.
   void finish(bool good);
 
  private:
+  void enqueueSecondPart(bool gated);
+
   const Staged staged_;
   const std::vector<at::Tensor> keep_;
   const c10::Stream stream_;
   c10::Event ready_;
   c10::Event done_;
+  std::mutex mutex_;  // held while the second part is enqueued; not by ended()
   std::unique_ptr<c10d::cuda::StreamBlock> gate_;
+  std::atomic<c10d::cuda::StreamBlock*> closed_{nullptr};  // gate_, for ended()
+  std::atomic<bool> ended_{false};                         // host memory does not change any more
+  std::atomic<bool> second_part_{false};
 };
 
 }  // namespace papilio::pg
