@@ -6,7 +6,7 @@ memory that are ordered by luck only. `fill` is a kernel that has not run when i
 """
 
 import pytest
-from cluster import Cluster
+from cluster import Cluster, Rank, wait_until
 
 INIT = """
 import fake_device as fake
@@ -47,6 +47,12 @@ class Devices(Cluster):
     def __enter__(self):
         self.start()
         return self
+
+    def begin_again(self, rank):
+        """A new process in the place of one that has ended, which comes back into the group."""
+        self.ranks[rank].end()
+        self.ranks[rank] = Rank(rank, self._environments[rank] | {"PAPILIO_REJOIN": "1"})
+        self.ranks[rank].run(self.begin)
 
     def say(self, source, ranks=None, timeout=60):
         return self.run(NAMES + source, ranks=ranks, timeout=timeout)
@@ -373,6 +379,53 @@ result = [values, type(work.exception()).__name__, told]
             assert received in ([0.0], [5.0])
             assert "rank 1" in told, (kind, told)
         ranks.require_order(ranks=[0, 2])
+
+
+TRAIN = """
+store = dist.distributed_c10d._get_default_store()._underlying_non_prefix_store
+model = torch.nn.Linear(40, 1, bias=False).to("fake")
+with torch.no_grad(): model.weight.zero_()
+optimizer = torch.optim.SGD(model.parameters(), lr=1.0, foreach=False)
+job = papilio.attach(model, optimizer)
+while not (store.check(["stop"]) and job.step >= int(store.get("stop"))):
+    gradient = filled(job.step % 7 + 6, 40)  # the same on all ranks
+    dist.all_reduce(gradient, dist.ReduceOp.AVG)
+    model.weight.grad = gradient.view(1, 40)
+    optimizer.step()
+    store.set(f"at/{rank}", f"{job.step} {int(job.joined)}")
+result = [job.step, seen(model.weight.detach()), job.states_received]
+"""
+
+
+def test_a_restarted_rank_gets_its_state_from_tensors_on_the_device():
+    with Devices(3) as ranks:
+
+        def at(rank):
+            key = f"at/{rank}"
+            return (
+                [int(x) for x in ranks.store.get(key).split()]
+                if ranks.store.check([key])
+                else [0, 0]
+            )
+
+        for rank in ranks:
+            rank.send("collective", source=NAMES + TRAIN)
+        wait_until(lambda: at(0)[0] >= 5, what="step 5")
+        ranks[2].kill()
+        ranks.store.delete_key("at/2")
+        ranks.begin_again(2)
+        ranks[2].send("collective", source=NAMES + TRAIN)
+        wait_until(lambda: at(2)[1], 60, "rank 2 joined")
+        last = max(at(rank)[0] for rank in range(3)) + 10
+        ranks.store.set("stop", str(last))
+        answers = [rank.receive() for rank in ranks]
+        for answer in answers:
+            assert answer["ok"], answer["trace"]
+        wanted = -float(sum(step % 7 + 6 for step in range(last)))
+        results = [answer["result"] for answer in answers]
+        assert [result[:2] for result in results] == [[last, [wanted]]] * 3
+        assert results[2][2] == 1
+        ranks.require_order()
 
 
 def test_abort_lets_the_streams_go():
