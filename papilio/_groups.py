@@ -19,9 +19,9 @@ def _backend(group=None):
     native = _native.load()
     if isinstance(group, native.Backend):
         return group
-    for device in ("cpu", "cuda"):
+    for device in group._device_types:
         try:
-            backend = group._get_backend(torch.device(device))
+            backend = group._get_backend(device)
         except RuntimeError:
             continue
         while hasattr(backend, "wrapped_pg"):

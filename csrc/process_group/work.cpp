@@ -115,7 +115,7 @@ void WorkPapilio::publish() {
   std::unique_lock lock(mutex_);
   const bool unseen = !good && followed_;
   lock.unlock();
-  if (unseen) ledger_->failedUnseen({context_, seq_, completion_->error});
+  if (unseen) ledger_->failedUnseen({key_, context_, seq_, completion_->error});
   // Whoever waits for the future continues after what is in the current stream now.
   const c10::StreamGuard guard(device_->stream());
   settle();
@@ -156,6 +156,7 @@ std::exception_ptr WorkPapilio::exception() const {
   if (!completed_ || !completion_->error) return nullptr;
   const auto error = completion_->error;
   lock.unlock();
+  ledger_->seen(key_);
   return makeException(context_, seq_, error);
 }
 
@@ -185,7 +186,10 @@ bool WorkPapilio::wait(std::chrono::milliseconds timeout) {
   const auto error = waitOnHost(timeout);
   if (device_) device_->follow();
   synchronize();
-  if (error) std::rethrow_exception(makeException(context_, seq_, error));
+  if (error) {
+    ledger_->seen(key_);
+    std::rethrow_exception(makeException(context_, seq_, error));
+  }
   return true;
 }
 

@@ -119,6 +119,11 @@ std::optional<WorkLedger::Unseen> WorkLedger::takeUnseen() {
   return std::exchange(unseen_, std::nullopt);
 }
 
+void WorkLedger::seen(std::uint64_t key) {
+  std::lock_guard lock(mutex_);
+  if (unseen_ && unseen_->key == key) unseen_.reset();
+}
+
 void WorkLedger::extend(std::chrono::milliseconds by) {
   std::lock_guard lock(mutex_);
   extensions_.push_back({by, opened_ + 1});

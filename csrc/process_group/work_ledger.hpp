@@ -55,6 +55,7 @@ class WorkLedger {
   bool waitAll();
   // A collective whose wait() had made a stream wait failed later: somebody has to be told.
   struct Unseen {
+    std::uint64_t key = 0;  // newKey() of its work
     ErrorContext context;
     Seq seq;
     fault::RoundError error;
@@ -62,6 +63,8 @@ class WorkLedger {
   void failedUnseen(Unseen unseen);
   // The first of them since the last call.
   std::optional<Unseen> takeUnseen();
+  // Somebody has asked that work.
+  void seen(std::uint64_t key);
   // Longer timeouts for the works that begin from now on, until the first of them has ended.
   void extend(std::chrono::milliseconds by);
 

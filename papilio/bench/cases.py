@@ -50,7 +50,8 @@ def _tensor(values, numel: int, dtype: torch.dtype, start: int = 0) -> torch.Ten
 class Case:
     """``prepare(k)``, ``call(group)``, ``check(k)`` for iteration k of one row.
 
-    ``spec`` is what the supervisor sends: collective, count, type, op, root, unalign.
+    ``spec`` is what the supervisor sends: collective, count, type, op, root, unalign, device.
+    On a device a call is over when the device has done it.
     """
 
     def __init__(self, spec: dict, rank: int, ranks: int):
@@ -59,6 +60,7 @@ class Case:
         self.count = spec["count"]
         self.root = spec["root"]
         self.dtype = DTYPES[spec["type"]]
+        self.device = torch.device(spec["device"])
         self.op_name = spec["op"]
         self.op = getattr(dist.ReduceOp, {"prod": "PRODUCT"}.get(spec["op"], spec["op"].upper()))
         reducing = self.collective in ("all_reduce", "reduce_scatter")
@@ -69,7 +71,8 @@ class Case:
         self.block = self.count // ranks if shared else self.count
         self.in_place = self.collective in ("all_reduce", "broadcast")
         sends = self.block if self.collective == "all_gather" else self.count
-        self.source = self._values(lambda i: self.pattern.contribution(rank, i), sends)
+        source = self._values(lambda i: self.pattern.contribution(rank, i), sends)
+        self.source = None if source is None else source.to(self.device)
         self.input = self._buffer(sends, spec["unalign"])
         if self.in_place:
             self.output = self.input
@@ -83,7 +86,7 @@ class Case:
         return _tensor(values, numel + patterns.SHIFTS, self.dtype, start) if numel else None
 
     def _buffer(self, numel: int, unalign: int) -> torch.Tensor:
-        return torch.zeros(numel + unalign, dtype=self.dtype)[unalign:]
+        return torch.zeros(numel + unalign, dtype=self.dtype, device=self.device)[unalign:]
 
     def _expected_parts(self) -> list:
         """Blocks of the output in order, each with values for every shift."""
@@ -119,27 +122,44 @@ class Case:
             return
         shift = self.shift(k)
         self.input.copy_(self.source[shift : shift + self.input.numel()])
+        self.finish()
 
     def call(self, group) -> None:
+        """Returns when the result is there; raises what the collective failed with."""
+        later = self.device.type != "cpu"
+        work = self._issue(group, later)
+        if not later:
+            return
+        work.wait()
+        self.finish()
+        if (error := work.exception()) is not None:  # it failed after wait() had returned
+            raise error
+
+    def _issue(self, group, later: bool):
+        how = {"group": group, "async_op": later}
         if self.collective == "all_reduce":
-            dist.all_reduce(self.input, self.op, group=group)
-        elif self.collective == "broadcast":
-            dist.broadcast(self.input, self.root, group=group)
-        elif self.collective == "all_gather":
-            dist.all_gather_single(self.output, self.input, group=group)
-        elif self.collective == "reduce_scatter":
-            dist.reduce_scatter_single(self.output, self.input, self.op, group=group)
-        elif self.collective == "all_to_all":
-            dist.all_to_all_single(self.output, self.input, group=group)
-        else:
-            dist.barrier(group=group)
+            return dist.all_reduce(self.input, self.op, **how)
+        if self.collective == "broadcast":
+            return dist.broadcast(self.input, self.root, **how)
+        if self.collective == "all_gather":
+            return dist.all_gather_single(self.output, self.input, **how)
+        if self.collective == "reduce_scatter":
+            return dist.reduce_scatter_single(self.output, self.input, self.op, **how)
+        if self.collective == "all_to_all":
+            return dist.all_to_all_single(self.output, self.input, **how)
+        return dist.barrier(**how)
+
+    def finish(self) -> None:
+        """Until the device has done all that was enqueued."""
+        if self.device.type != "cpu":
+            getattr(torch, self.device.type).synchronize()
 
     def check(self, k: int) -> tuple[int, torch.Tensor | None]:
         """Number of wrong elements, and their places in the output."""
         shift, wrong, places = self.shift(k), 0, []
         for number, part in enumerate(self.parts):
             begin = number * self.block
-            got = self.output[begin : begin + self.block]
+            got = self.output[begin : begin + self.block].cpu()
             want = part[shift : shift + self.block]
             if torch.equal(got, want):
                 continue
@@ -172,5 +192,5 @@ class Case:
                 return total / len(members) * (n if op == "sum" else 1)
 
             want = _tensor(value, numel, self.dtype, shift + chunk.start)
-            wrong += int((self.output[chunk.start : chunk.stop] != want).sum())
+            wrong += int((self.output[chunk.start : chunk.stop].cpu() != want).sum())
         return wrong

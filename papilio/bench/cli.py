@@ -146,7 +146,8 @@ def parse(arguments):
     _one_of("-o", options.op, _OPS)
     options.mode = _mode(options)
     _one_of("--expect", options.expect, ("full", "degraded"))
-    _one_of("--device", options.device, ("cpu",))
+    if not options.modules:  # which may bring devices of their own
+        _one_of("--device", options.device, ("cpu", "cuda"))
     if options.op == "avg" and options.datatype.lstrip("u").startswith("int"):
         raise UsageError(f"-o avg is not defined for {options.datatype}")
     if options.root >= options.ranks:

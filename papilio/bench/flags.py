@@ -157,7 +157,7 @@ def _add_subject(parser) -> None:
         metavar="N",
         help="buffers begin N elements off (0)",
     )
-    add("--device", default="cpu", metavar="DEV", help="cpu")
+    add("--device", default="cpu", metavar="DEV", help="cpu, or cuda: rank r takes GPU r (cpu)")
 
 
 def _add_method(parser) -> None:

@@ -89,7 +89,7 @@ class Text:
             f"network): {host['name']}, {host['cpus']} CPUs {host['cpu']}, governor "
             f"{host['governor']}, {host['memory_gb']} GB, Linux {host['kernel']}"
         )
-        self.comment("clock " + facts["clock"] + "; devices: CPU only")
+        self.comment("clock " + facts["clock"] + f"; device: {options.device}")
         self.comment("options: " + describe(options))
         self.comment(
             "environment: "

@@ -183,6 +183,7 @@ class Bench:
             options=options.library,
             timeout=timeout,
             port=ranks.store.port,
+            device=options.device,
         )
         self.init_seconds = {
             name: max(a["seconds"][name] for a in answers) for name in options.backends
@@ -205,6 +206,7 @@ class Bench:
             op=options.op,
             root=options.root,
             unalign=options.unalign,
+            device=options.device,
         )
         return count, size, where
 

@@ -80,11 +80,12 @@ class Worker:
         self.meter = Meter()
         self.case: Case | None = None
 
-    def init(self, backends, modules, options, timeout, port) -> dict:
+    def init(self, backends, modules, options, timeout, port, device) -> dict:
         """One group per backend, all over the same processes and the same store."""
         os.environ["MASTER_PORT"] = str(port)
         for module in modules:
             importlib.import_module(module)
+        where = self._take_device(device)
         seconds = {}
         for backend in backends:
             extra = None
@@ -96,15 +97,25 @@ class Worker:
             begin = time.monotonic()
             self.meter.start()
             if not self.groups:
-                dist.init_process_group(backend, timeout=limit, pg_options=extra)
+                dist.init_process_group(where + backend, timeout=limit, pg_options=extra)
                 self.groups[backend] = dist.group.WORLD
             else:
                 self.groups[backend] = dist.new_group(
-                    backend=backend, timeout=limit, pg_options=extra
+                    backend=where + backend, timeout=limit, pg_options=extra
                 )
             self.meter.stop(backend, init=True)
             seconds[backend] = time.monotonic() - begin
         return {"seconds": seconds, "pid": os.getpid()}
+
+    def _take_device(self, device: str) -> str:
+        """What stands before a backend's name; a GPU of this rank's own, as far as there are."""
+        if device == "cpu":
+            return ""
+        if device == "cuda":
+            if not torch.cuda.is_available():
+                raise RuntimeError("--device cuda is not supported here: torch can use no GPU")
+            torch.cuda.set_device(self.rank % torch.cuda.device_count())
+        return device + ":"
 
     def prepare(self, **spec) -> dict:
         self.case = None  # free the last size first

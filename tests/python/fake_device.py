@@ -18,6 +18,7 @@ _module.device_count = lambda: 1
 _module.current_device = lambda: 0
 _module._is_in_bad_fork = lambda: False
 _module.is_initialized = lambda: True
+_module.synchronize = papilio_fake_device.synchronize
 torch._register_device_module("fake", _module)
 
 hold = papilio_fake_device.hold

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 
 from papilio.bench import cases, cli, flags, memory, output, patterns, plots, report, stats
 
@@ -212,7 +213,7 @@ def test_case_notices_missing_stale_and_misplaced_data():
         (["--gate", "1"], "--gate"),
         (["--cpu-list", "9999"], "9999"),
         (["--context", "novalue"], "novalue"),
-        (["--device", "cuda"], "cuda"),
+        (["--device", "xla"], "xla"),
     ],
 )
 def test_bad_arguments_are_usage_errors_that_name_them(arguments, named):
@@ -348,3 +349,18 @@ def test_verdict_needs_interval_and_test():
     assert report.verdict_of(item | {"ratio_low": 1.1, "ratio_high": 1.2}) == "slower"
     assert report.verdict_of(item | {"ratio_high": 1.1}) == "no clear difference"
     assert report.verdict_of(item | {"p_value": 0.2}) == "no clear difference"
+
+
+def test_tensors_on_a_device():
+    done = bench(
+        *("--import", "fake_device", "--device", "fake", "--ranks", "3"),
+        *("-b", "4K", "-e", "64K", "-f", "16", "-n", "5", "-c", "5", "-J", "-"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert [row["wrong"] for row in json.loads(done.stdout)["results"]] == [0] * 2
+
+
+def test_cuda_where_torch_has_no_gpu_is_said():
+    done = bench("--device", "cuda", "--ranks", "2", "-b", "4K", "-e", "4K", "-n", "5")
+    assert done.returncode == (0 if torch.cuda.is_available() else 2), done.stderr
+    assert torch.cuda.is_available() or "torch can use no GPU" in done.stdout + done.stderr

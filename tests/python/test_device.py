@@ -428,6 +428,28 @@ def test_a_restarted_rank_gets_its_state_from_tensors_on_the_device():
         ranks.require_order()
 
 
+def test_a_failure_that_was_asked_for_is_not_told_again():
+    with Devices(2) as ranks:
+        ranks.say("x = filled(rank); dist.all_reduce(x); result = seen(x)")
+        source = """
+y = empty()
+into = dist.irecv(y, 1)  # nothing comes before its end
+into.wait()
+print("{}", flush=True)  # to the parent: the stream waits
+seen(y)
+kind = type(into.exception()).__name__
+x = filled(3)
+dist.all_reduce(x)
+result = [kind, seen(x)]
+"""
+        ranks[0].send("collective", source=NAMES + source)
+        assert ranks[0].receive() == {}
+        ranks[1].kill()
+        answer = ranks[0].receive()
+        assert answer["ok"] and answer["result"] == ["PeerFailed", [6.0]], answer
+        ranks.require_order(ranks=[0])
+
+
 def test_abort_lets_the_streams_go():
     with Devices(2) as ranks:
         ranks.say("x = filled(rank); dist.all_reduce(x); result = seen(x)")
