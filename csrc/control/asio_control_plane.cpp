@@ -10,6 +10,7 @@
 
 #include "control/record.hpp"
 #include "core/control_message.hpp"
+#include "core/hash.hpp"
 
 namespace papilio::control {
 
@@ -59,7 +60,7 @@ AsioControlPlane::~AsioControlPlane() {
 }
 
 std::string AsioControlPlane::localRecord() const {
-  return formatRecord(config_.self.address, config_.self.process);
+  return formatRecord(config_.self.address, config_.self.process, hashBytes(config_.self.host_id));
 }
 
 void AsioControlPlane::accept() {

@@ -2,6 +2,7 @@
 // the progress thread sleeps.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -27,6 +28,10 @@ std::unique_ptr<engine::ControlPlane> makeControlPlane(Config config,
 
 // Equal for processes that share a kernel and a pid namespace: there pidfd works.
 std::string hostIdentity();
+
+// Hash of the host identity of the process that published the record. Throws std::invalid_argument
+// for anything that is none.
+std::uint64_t hostOf(const std::string& record);
 
 // Local IP address for what the user wrote: an address of this host or an interface name. Throws
 // std::invalid_argument that lists the interfaces that exist.

@@ -1,5 +1,5 @@
 // The line that a process publishes so that others can dial it:
-// "papilio1 10.0.0.3:41532 0123456789abcdef".
+// "papilio2 10.0.0.3:41532 0123456789abcdef 89abcdef01234567": address, process, host.
 #pragma once
 
 #include <asio/ip/tcp.hpp>
@@ -13,9 +13,11 @@ namespace papilio::control {
 struct Record {
   asio::ip::tcp::endpoint endpoint;
   ProcessId process;
+  std::uint64_t host = 0;  // hash of hostIdentity()
 };
 
-std::string formatRecord(const std::string& address_and_port, ProcessId process);
+std::string formatRecord(const std::string& address_and_port, ProcessId process,
+                         std::uint64_t host);
 // Throws std::invalid_argument for anything that formatRecord() can not have made.
 Record parseRecord(const std::string& text);
 

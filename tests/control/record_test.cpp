@@ -13,9 +13,11 @@ namespace {
 
 TEST(Record, ComesBackAsItWas) {
   for (const auto* place : {"10.0.0.3:41532", "127.0.0.1:1", "fe80::1:65535"}) {
-    const auto text = formatRecord(place, ProcessId{0xfedcba9876543210});
+    const auto text = formatRecord(place, ProcessId{0xfedcba9876543210}, 0xabcdef);
     const auto record = parseRecord(text);
     EXPECT_EQ(record.process, ProcessId{0xfedcba9876543210});
+    EXPECT_EQ(record.host, 0xabcdefu);
+    EXPECT_EQ(hostOf(text), 0xabcdefu);
     EXPECT_EQ(record.endpoint.address().to_string() + ":" + std::to_string(record.endpoint.port()),
               place);
   }
@@ -24,26 +26,28 @@ TEST(Record, ComesBackAsItWas) {
 TEST(Record, RefusesEverythingElse) {
   for (const auto* text : {"",
                            " ",
-                           "papilio1",
-                           "papilio1 ",
-                           "papilio1 127.0.0.1:1",
+                           "papilio2",
+                           "papilio2 ",
+                           "papilio2 127.0.0.1:1",
+                           "papilio1 127.0.0.1:1 ab 12",
+                           "papilio2 127.0.0.1 ab 12",
+                           "papilio2 127.0.0.1: ab 12",
+                           "papilio2 127.0.0.1:0 ab 12",
+                           "papilio2 127.0.0.1:65536 ab 12",
+                           "papilio2 127.0.0.1:99999999999 ab 12",
+                           "papilio2 127.0.0.1:-1 ab 12",
+                           "papilio2 127.0.0.1:1x ab 12",
+                           "papilio2 localhost:1 ab 12",
+                           "papilio2 :1 ab 12",
                            "papilio2 127.0.0.1:1 ab",
-                           "papilio1 127.0.0.1 ab",
-                           "papilio1 127.0.0.1: ab",
-                           "papilio1 127.0.0.1:0 ab",
-                           "papilio1 127.0.0.1:65536 ab",
-                           "papilio1 127.0.0.1:99999999999 ab",
-                           "papilio1 127.0.0.1:-1 ab",
-                           "papilio1 127.0.0.1:1x ab",
-                           "papilio1 localhost:1 ab",
-                           "papilio1 :1 ab",
-                           "papilio1 127.0.0.1:1 ",
-                           "papilio1 127.0.0.1:1 xyz",
-                           "papilio1 127.0.0.1:1 11112222333344445",
-                           "papilio1 127.0.0.1:1 ab ",
-                           "papilio1 127.0.0.1:1 ab cd",
+                           "papilio2 127.0.0.1:1 ab xyz",
+                           "papilio2 127.0.0.1:1 ",
+                           "papilio2 127.0.0.1:1 xyz 12",
+                           "papilio2 127.0.0.1:1 11112222333344445 12",
+                           "papilio2 127.0.0.1:1 ab ",
+                           "papilio2 127.0.0.1:1 ab cd ef",
                            "\n",
-                           "papilio1\n127.0.0.1:1\nab"}) {
+                           "papilio2\n127.0.0.1:1\nab"}) {
     EXPECT_THROW(parseRecord(text), std::invalid_argument) << "'" << text << "'";
   }
 }
