@@ -1,6 +1,7 @@
 #include "core/wire.hpp"
 
 #include <cstring>
+#include <initializer_list>
 
 #include "core/bytes.hpp"
 #include "core/crc32c.hpp"
@@ -10,9 +11,10 @@ namespace papilio {
 namespace {
 
 constexpr std::uint32_t kMagic = 0x4c495050;  // "PPIL"
-constexpr std::uint8_t kVersion = 2;
-constexpr std::uint16_t kKnownFlags =
-    kLateNotCounted | kFetched | kNonFiniteDropped | kOthersSettled | kOthersMissed;
+constexpr std::uint8_t kVersion = 3;
+constexpr std::uint16_t kKnownFlags = kLateNotCounted | kFetched | kNonFiniteDropped |
+                                      kOthersSettled | kOthersMissed | kRelayed | kOfHost |
+                                      kListens;
 
 // The first 60 bytes as they lie on the wire; the CRC word follows, then the extension.
 struct Fixed {
@@ -36,9 +38,10 @@ struct Fixed {
 constexpr std::size_t kFixedBytes = 60;
 static_assert(sizeof(Fixed) == 64 && offsetof(Fixed, reserved) == kFixedBytes - 2);
 
-std::size_t extensionBytes(MessageType type) {
+std::size_t extensionBytes(MessageType type, std::uint16_t flags) {
   switch (type) {
-    case MessageType::contribution: return kShapeBytes;
+    case MessageType::contribution:
+      return kShapeBytes + ((flags & kOfHost) != 0 ? kHostExtensionBytes : 0);
     case MessageType::result: return kResultExtensionBytes;
     case MessageType::block:
     case MessageType::piece: return 0;
@@ -51,31 +54,40 @@ std::uint32_t headerCrc(std::span<const std::byte> bytes) {
 }
 
 void writeExtension(const DataHeader& header, std::byte* to) {
-  if (header.type == MessageType::contribution) {
-    writeShapeTo(to, header.shape);
-  } else if (header.type == MessageType::result) {
-    std::memcpy(to, &header.weight_sum, sizeof header.weight_sum);
-    to += sizeof header.weight_sum;
-    for (const ContributorSet* set : {&header.contributors, &header.blamed, &header.mismatched}) {
+  const auto writeSets = [&](std::initializer_list<const ContributorSet*> sets) {
+    for (const ContributorSet* set : sets) {
       std::memcpy(to, set->words().data(), kMaxRanks / 8);
       to += kMaxRanks / 8;
     }
+  };
+  if (header.type == MessageType::contribution) {
+    writeShapeTo(to, header.shape);
+    to += kShapeBytes;
+    if ((header.flags & kOfHost) != 0) writeSets({&header.contributors, &header.blamed});
+  } else if (header.type == MessageType::result) {
+    std::memcpy(to, &header.weight_sum, sizeof header.weight_sum);
+    to += sizeof header.weight_sum;
+    writeSets({&header.contributors, &header.blamed, &header.mismatched});
   }
 }
 
 bool readExtension(std::span<const std::byte> bytes, DataHeader& out) {
   ByteReader reader(bytes);
-  if (out.type == MessageType::contribution) {
-    const auto shape = readShape(reader);
-    if (!shape) return false;
-    out.shape = *shape;
-  } else if (out.type == MessageType::result) {
-    out.weight_sum = reader.read<double>();
-    for (ContributorSet* set : {&out.contributors, &out.blamed, &out.mismatched}) {
+  const auto readSets = [&](std::initializer_list<ContributorSet*> sets) {
+    for (ContributorSet* set : sets) {
       for (std::uint32_t w = 0; w < ContributorSet::kWords; ++w) {
         set->setWord(w, reader.read<std::uint64_t>());
       }
     }
+  };
+  if (out.type == MessageType::contribution) {
+    const auto shape = readShape(reader);
+    if (!shape) return false;
+    out.shape = *shape;
+    if ((out.flags & kOfHost) != 0) readSets({&out.contributors, &out.blamed});
+  } else if (out.type == MessageType::result) {
+    out.weight_sum = reader.read<double>();
+    readSets({&out.contributors, &out.blamed, &out.mismatched});
   }
   return reader.exhausted();
 }
@@ -101,7 +113,7 @@ void encode(const DataHeader& header, EncodedHeader& out) {
   fixed.attempt = header.attempt;
   std::memcpy(out.bytes.data(), &fixed, kFixedBytes);
   writeExtension(header, out.bytes.data() + kHeaderBytes);
-  out.size = static_cast<std::uint32_t>(kHeaderBytes + extensionBytes(header.type));
+  out.size = static_cast<std::uint32_t>(kHeaderBytes + extensionBytes(header.type, header.flags));
   const std::uint32_t crc = headerCrc(out.view());
   std::memcpy(out.bytes.data() + kFixedBytes, &crc, sizeof crc);
 }
@@ -114,10 +126,13 @@ ParseError parse(std::span<const std::byte> bytes, DataHeader& out) {
   if (fixed.version != kVersion) return ParseError::version;
   if (fixed.type < 1 || fixed.type > 4) return ParseError::type;
   const auto type = static_cast<MessageType>(fixed.type);
-  if (bytes.size() != kHeaderBytes + extensionBytes(type)) return ParseError::length;
+  if (bytes.size() != kHeaderBytes + extensionBytes(type, fixed.flags)) return ParseError::length;
   std::uint32_t crc;
   std::memcpy(&crc, bytes.data() + kFixedBytes, sizeof crc);
   if (crc != headerCrc(bytes)) return ParseError::crc;
+  const bool of_result = (fixed.flags & (kOfHost | kListens)) == 0;
+  const bool of_contribution = (fixed.flags & kRelayed) == 0;
+  if (!(type == MessageType::contribution ? of_contribution : of_result)) return ParseError::range;
   const bool legal = (fixed.flags & ~kKnownFlags) == 0 && fixed.reserved == 0 &&
                      fixed.src < kMaxRanks && fixed.seq != 0 && fixed.schema != 0;
   if (!legal) return ParseError::range;

@@ -30,7 +30,11 @@ inline constexpr std::uint16_t kNonFiniteDropped =
     4;                                              // contributions with NaN or Inf are not in it
 inline constexpr std::uint16_t kOthersSettled = 8;  // not in it: some who had the chunk already
 inline constexpr std::uint16_t kOthersMissed =
-    16;  // not in it: some who missed their deadline in it
+    16;                                        // not in it: some who missed their deadline in it
+inline constexpr std::uint16_t kRelayed = 32;  // passed on by the leader of the receiver's host
+// Flags of a CONTRIB.
+inline constexpr std::uint16_t kOfHost = 64;    // stands for the ranks in `contributors`
+inline constexpr std::uint16_t kListens = 128;  // no data, but the result is wanted
 
 struct DataHeader {
   MessageType type = MessageType::contribution;
@@ -47,12 +51,14 @@ struct DataHeader {
   std::uint16_t attempt = 0;
   std::uint32_t payload_bytes = 0;
   std::uint32_t payload_crc = 0;  // 0 and unchecked with integrity="header"
-  float weight = 1.0F;            // of the sender's contribution
+  float weight = 1.0F;            // of the contribution: the sum of those it stands for
 
   // Extension of a contribution: lets a reducer open the round before its own rank enters.
   RoundShape shape;
   // Extension of a result: who is in it, the sum of their weights, who is to blame that the others
-  // are not, as far as the reducer knows, and which of the others train another model.
+  // are not, as far as the reducer knows, and which of the others train another model. The first
+  // two follow the shape of a contribution with kOfHost: whose data it is, and whose had NaN or
+  // Inf.
   ContributorSet contributors;
   ContributorSet blamed;
   ContributorSet mismatched;
@@ -63,6 +69,7 @@ struct DataHeader {
 
 inline constexpr std::size_t kHeaderBytes = 64;
 inline constexpr std::size_t kResultExtensionBytes = 8 + 3 * kMaxRanks / 8;
+inline constexpr std::size_t kHostExtensionBytes = 2 * kMaxRanks / 8;
 inline constexpr std::size_t kMaxEncodedHeader = kHeaderBytes + kResultExtensionBytes;
 
 // Fixed storage for one encoded header; lives as long as the send that uses it.

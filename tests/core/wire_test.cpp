@@ -89,8 +89,10 @@ TEST(Wire, IllegalFieldsWithAValidChecksum) {
     return parse(encoded.view(), out);
   };
   EXPECT_EQ(reject([](std::byte*) {}), ParseError::none);
-  EXPECT_EQ(reject([](std::byte* b) { b[6] = std::byte{0x80}; }), ParseError::range);     // flag
-  EXPECT_EQ(reject([](std::byte* b) { b[22] = std::byte{1}; }), ParseError::range);       // rank
+  EXPECT_EQ(reject([](std::byte* b) { b[7] = std::byte{0x80}; }), ParseError::range);  // no flag
+  EXPECT_EQ(reject([](std::byte* b) { b[6] = std::byte{kRelayed}; }),
+            ParseError::range);                                                      // result's
+  EXPECT_EQ(reject([](std::byte* b) { b[22] = std::byte{1}; }), ParseError::range);  // rank
   EXPECT_EQ(reject([](std::byte* b) { std::memset(b + 24, 0, 8); }), ParseError::range);  // seq 0
   EXPECT_EQ(reject([](std::byte* b) { b[64] = std::byte{0}; }), ParseError::range);       // op kind
   EXPECT_EQ(reject([](std::byte* b) { b[66] = std::byte{99}; }), ParseError::range);      // dtype
@@ -100,6 +102,29 @@ TEST(Wire, IllegalFieldsWithAValidChecksum) {
               std::memcpy(b + 80, &nan, sizeof nan);
             }),
             ParseError::range);
+}
+
+// Who speaks for a host says for whom, behind the shape; only a contribution may.
+TEST(Wire, AContributionOfAHostSaysWhoseDataItIs) {
+  DataHeader header = sample(MessageType::contribution);
+  header.flags = kOfHost;
+  header.contributors.insert(Rank{3});
+  header.contributors.insert(Rank{200});
+  header.blamed.insert(Rank{199});
+  EncodedHeader encoded;
+  encode(header, encoded);
+  DataHeader out;
+  ASSERT_EQ(parse(encoded.view(), out), ParseError::none);
+  EXPECT_EQ(out, header);
+  for (std::uint32_t size = 0; size < encoded.size; ++size) {
+    ASSERT_NE(parse(encoded.view().first(size), out), ParseError::none) << size;
+  }
+  for (const std::uint16_t flag : {kOfHost, kListens}) {
+    DataHeader result = sample(MessageType::result);
+    result.flags = flag;
+    encode(result, encoded);
+    EXPECT_EQ(parse(encoded.view(), out), ParseError::range) << flag;
+  }
 }
 
 }  // namespace
