@@ -21,7 +21,7 @@ Duration ArrivalPolicy::budget() const {
     cached_ = 3 * sorted[static_cast<std::size_t>(at)];
     stale_ = false;
   }
-  return std::clamp(cached_, std::min(kFloor, patience_), patience_);
+  return std::clamp(cached_, std::min(floor_, patience_), patience_);
 }
 
 }  // namespace papilio::fault

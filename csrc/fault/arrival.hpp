@@ -11,7 +11,8 @@ namespace papilio::fault {
 
 class ArrivalPolicy {
  public:
-  explicit ArrivalPolicy(Duration patience) : patience_(patience) {}
+  explicit ArrivalPolicy(Duration patience, Duration floor = kFloor)
+      : patience_(patience), floor_(floor) {}
 
   // One member's arrival behind the median arrival of the same round; negative counts as zero.
   void addLag(Duration lag);
@@ -38,6 +39,7 @@ class ArrivalPolicy {
   static constexpr std::size_t kWindow = 256;
 
   Duration patience_;
+  Duration floor_;
   std::array<Duration, kWindow> lags_{};
   std::size_t count_ = 0;
   std::size_t next_ = 0;

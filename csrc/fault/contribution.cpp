@@ -13,7 +13,7 @@ constexpr std::uint32_t kFetchPeers = 3;
 
 Contribution::Contribution(const Members& members, const ArrivalPolicy& policy, Seq seq,
                            SchemaHash schema, const RoundShape& shape, float weight, Time now,
-                           Time ceiling)
+                           Time ceiling, HostShare host, bool zeroed)
     : members_(members),
       policy_(policy),
       seq_(seq),
@@ -26,7 +26,14 @@ Contribution::Contribution(const Members& members, const ArrivalPolicy& policy, 
       chunks_(layout_.chunkCount()),
       waiting_at_(members.size(), 0),
       assigned_(members.size(), now),
+      host_(std::move(host)),
+      zeroed_(zeroed),
+      via_at_(members.size(), 0),
+      following_(members.size(), 0),
+      followed_since_(members.size(), now),
+      next_word_(now + Reduction::kProgressEvery),
       pending_(layout_.chunkCount()) {
+  normalize();
   for (std::uint32_t r = 0; r < members.size(); ++r) {
     if (members.at(Rank{r}).pace == Member::Pace::late) late_.insert(Rank{r});
   }
@@ -51,17 +58,32 @@ std::vector<ChunkIndex> Contribution::start(Effects& out) {
 bool Contribution::assign(Time now, ChunkIndex index, Effects& out) {
   Chunk& chunk = chunks_[index.value];
   const Rank owner = layout_.owner(index);
-  const Rank target = members_.reducerFor(owner, seq_);
-  if (chunk.state == State::waiting) --waiting_at_[chunk.target.value];
-  if (chunk.state == State::fetching) --fetching_;
+  const Rank reducer = members_.reducerFor(owner, seq_);
+  leave(chunk);
   chunk.state = State::waiting;
-  chunk.target = target;
-  chunk.attempt = members_.ringDistance(owner, target);
-  ++waiting_at_[target.value];
-  assigned_[target.value] = now;
-  if (target == members_.me()) return true;
-  out.push_back(effect::SendContribution{target, seq_, index, chunk.attempt});
+  chunk.attempt = members_.ringDistance(owner, reducer);
+  chooseVoice(index);
+  const bool follows = chunk.voice == Voice::follows;
+  chunk.via = follows && reducer != members_.me() && !members_.near(reducer);
+  chunk.target = chunk.via ? chunk.leader : reducer;
+  ++(chunk.via ? via_at_ : waiting_at_)[chunk.target.value];
+  assigned_[chunk.target.value] = now;
+  if (follows) {
+    if (following_[chunk.leader.value]++ == 0) followed_since_[chunk.leader.value] = now;
+    ++following_count_;
+  }
+  if (reducer == members_.me()) return true;
+  if (!follows) out.push_back(effect::SendContribution{reducer, seq_, index, chunk.attempt});
   return false;
+}
+
+void Contribution::leave(const Chunk& chunk) {
+  if (chunk.state == State::fetching) --fetching_;
+  if (chunk.state != State::waiting) return;
+  --(chunk.via ? via_at_ : waiting_at_)[chunk.target.value];
+  if (chunk.voice != Voice::follows) return;
+  --following_[chunk.leader.value];
+  --following_count_;
 }
 
 bool Contribution::wants(Rank from, const DataHeader& header) const {
@@ -69,14 +91,14 @@ bool Contribution::wants(Rank from, const DataHeader& header) const {
   const Chunk& chunk = chunks_[header.chunk.value];
   if (chunk.state == State::got) return false;
   if ((header.flags & kFetched) != 0) return true;
+  if ((header.flags & kRelayed) != 0) return host_.combined() && members_.near(from);
   const Rank owner = layout_.owner(header.chunk);
   return (owner.value + header.attempt) % members_.size() == from.value;
 }
 
 void Contribution::settle(Chunk& chunk, Source source, const ContributorSet& contributors,
                           double weight) {
-  if (chunk.state == State::waiting) --waiting_at_[chunk.target.value];
-  if (chunk.state == State::fetching) --fetching_;
+  leave(chunk);
   chunk.state = State::got;
   chunk.source = source;
   chunk.contributors = contributors;
@@ -88,14 +110,17 @@ void Contribution::gotResult(Time, Rank from, const DataHeader& header, Effects&
   Chunk& chunk = chunks_[header.chunk.value];
   if (chunk.state == State::got) return;
   const bool fetched = (header.flags & kFetched) != 0;
-  if ((header.flags & kLateNotCounted) != 0) behind_ = true;
-  if (header.contributors.contains(members_.me())) counted_ = true;
+  const bool in_it = header.contributors.contains(members_.me());
+  if (in_it) counted_ = true;
+  // Who took over from a leader whose contribution was there already is not late.
+  if ((header.flags & kLateNotCounted) != 0 && !in_it) behind_ = true;
   const Source source = fetched              ? Source::fetched
                         : header.attempt > 0 ? Source::redone
                                              : Source::reduced;
   // Whoever else may be collecting this chunk must not wait for this rank.
   const Rank reducer = members_.reducerFor(layout_.owner(header.chunk), seq_);
-  if (reducer != from && reducer != members_.me()) {
+  const bool relayed = (header.flags & kRelayed) != 0;
+  if (reducer != from && reducer != members_.me() && !relayed) {
     const ChunkRange one{header.chunk.value, header.chunk.value + 1};
     out.push_back(effect::SendControl{reducer, msg::Settled{seq_, one, Seq{}}});
   }
@@ -104,6 +129,8 @@ void Contribution::gotResult(Time, Rank from, const DataHeader& header, Effects&
   chunk.blamed = header.blamed;
   chunk.mismatched = header.mismatched;
   settle(chunk, source, header.contributors, header.weight_sum);
+  // A reducer of this host has given it to the others itself.
+  if (fetched || !members_.near(from)) relay(header.chunk, out);
 }
 
 void Contribution::gotOwn(ChunkIndex index, const Reduction::Result& result) {
@@ -129,7 +156,14 @@ void Contribution::gotNone(Time now, Rank from, ChunkRange range, Effects& out) 
   for (std::uint32_t c = range.first; c < last; ++c) {
     Chunk& chunk = chunks_[c];
     chunk.asked.erase(from);
-    if (!chunk.damaged || chunk.state != State::waiting || chunk.target != from) continue;
+    if (chunk.state != State::waiting || chunk.target != from) continue;
+    // It was reduced elsewhere and is over there; or the leader got no result itself, and has spent
+    // for it what patience there is, or sends a damaged one no more.
+    if (chunk.via || chunk.voice == Voice::listens) {
+      askAround(now, ChunkIndex{c}, out);
+      continue;
+    }
+    if (!chunk.damaged) continue;
     failed_reducers_.emplace(from, Reason::corrupt);
     const auto ask = holdersAfter(from);
     fetch(now, ChunkIndex{c}, ask, false);
@@ -141,14 +175,15 @@ void Contribution::gotNone(Time now, Rank from, ChunkRange range, Effects& out) 
 void Contribution::gone(Rank from, ChunkIndex index, Effects& out) {
   if (index.value >= chunks_.size()) return;
   const Chunk& chunk = chunks_[index.value];
-  if (chunk.state != State::waiting || chunk.target != from) return;
+  if (chunk.state != State::waiting || chunk.target != from || chunk.via) return;
   behind_ = true;
   fillLocal(index, out);
 }
 
 void Contribution::stale(Time now, Rank from, ChunkIndex index) {
   if (index.value >= chunks_.size()) return;
-  if (chunks_[index.value].state != State::waiting || chunks_[index.value].target != from) return;
+  const Chunk& chunk = chunks_[index.value];
+  if (chunk.state != State::waiting || chunk.target != from || chunk.via) return;
   behind_ = true;
   ContributorSet on_its_way;
   on_its_way.insert(from);
@@ -168,7 +203,7 @@ ContributorSet Contribution::holdersAfter(Rank failed) const {
 
 void Contribution::fetch(Time now, ChunkIndex index, const ContributorSet& ask, bool hard) {
   Chunk& chunk = chunks_[index.value];
-  --waiting_at_[chunk.target.value];
+  leave(chunk);
   ++fetching_;
   chunk.state = State::fetching;
   chunk.hard = hard;
@@ -179,11 +214,14 @@ void Contribution::fetch(Time now, ChunkIndex index, const ContributorSet& ask, 
 void Contribution::fillLocal(ChunkIndex index, Effects& out) {
   Chunk& chunk = chunks_[index.value];
   if (chunk.state == State::got) return;
-  ContributorSet self;
-  self.insert(members_.me());
-  settle(chunk, Source::local, self, static_cast<double>(weight_));
+  settle(chunk, Source::local, partsOf(index), static_cast<double>(weight_));
   out.push_back(effect::FillLocal{seq_, index});
-  if (chunk.target == members_.me() || members_.gone(chunk.target)) return;
+  if (chunk.voice == Voice::speaks) {  // those who follow must not wait for it in vain
+    followersOf(index).forEach([&](Rank to) {
+      out.push_back(effect::SendControl{to, msg::None{seq_, {index.value, index.value + 1}}});
+    });
+  }
+  if (chunk.via || chunk.target == members_.me() || members_.gone(chunk.target)) return;
   const ChunkRange one{index.value, index.value + 1};
   out.push_back(effect::SendControl{chunk.target, msg::Settled{seq_, one, Seq{}}});
 }
@@ -191,7 +229,9 @@ void Contribution::fillLocal(ChunkIndex index, Effects& out) {
 bool Contribution::resend(Rank to, ChunkIndex index, Effects& out) {
   if (index.value >= chunks_.size()) return false;
   Chunk& chunk = chunks_[index.value];
-  if (chunk.state != State::waiting || chunk.target != to) return false;
+  if (chunk.state != State::waiting || chunk.target != to || chunk.voice == Voice::follows) {
+    return false;
+  }
   if (++chunk.resends <= kMaxResends) {
     out.push_back(effect::SendContribution{to, seq_, index, chunk.attempt});
   }
@@ -206,7 +246,8 @@ void Contribution::reducerFailed(Time now, Rank failed, bool hard, Effects& out)
   const auto ask = holdersAfter(failed);
   std::vector<ChunkRange> ranges;
   for (std::uint32_t c = 0; c < chunks_.size(); ++c) {
-    if (chunks_[c].state != State::waiting || chunks_[c].target != failed) continue;
+    const Chunk& chunk = chunks_[c];
+    if (chunk.state != State::waiting || chunk.target != failed || chunk.via) continue;
     fetch(now, ChunkIndex{c}, ask, hard);
     if (!ranges.empty() && ranges.back().last == c) {
       ++ranges.back().last;
@@ -226,7 +267,8 @@ std::vector<ChunkIndex> Contribution::redirect(Time now, Rank target, Effects& o
   if (waiting_at_[target.value] == 0) return own;
   out.push_back(effect::DropContributions{target, seq_});
   for (std::uint32_t c = 0; c < chunks_.size(); ++c) {
-    if (chunks_[c].state != State::waiting || chunks_[c].target != target) continue;
+    const Chunk& chunk = chunks_[c];
+    if (chunk.state != State::waiting || chunk.target != target || chunk.via) continue;
     if (assign(now, ChunkIndex{c}, out)) own.push_back(ChunkIndex{c});
   }
   return own;
@@ -278,7 +320,7 @@ ContributorSet Contribution::overdue(Time now) const {
 ContributorSet Contribution::waitsAt() const {
   ContributorSet out;
   for (std::uint32_t r = 0; r < members_.size(); ++r) {
-    if (waiting_at_[r] != 0) out.insert(Rank{r});
+    if (waiting_at_[r] != 0 || via_at_[r] != 0) out.insert(Rank{r});
   }
   return out;
 }
@@ -298,6 +340,7 @@ Time Contribution::nextDeadline() const {
     if (waiting_at_[r] == 0 || Rank{r} == members_.me()) continue;
     next = std::min(next, resultDeadline(Rank{r}));
   }
+  next = std::min(next, hostDeadline());
   if (fetching_ > 0) {
     for (const auto& chunk : chunks_) {
       if (chunk.state == State::fetching) next = std::min(next, chunk.fetch_until);
@@ -328,7 +371,7 @@ DataHeader Contribution::heldHeader(ChunkIndex index) const {
 }
 
 template <class Which>
-std::vector<ChunkRange> Contribution::ranges(Which which) const {
+std::vector<ChunkRange> Contribution::chunksThat(Which which) const {
   std::vector<ChunkRange> out;
   for (std::uint32_t c = 0; c < chunks_.size(); ++c) {
     if (!which(ChunkIndex{c}, chunks_[c])) continue;
@@ -342,12 +385,13 @@ std::vector<ChunkRange> Contribution::ranges(Which which) const {
 }
 
 std::vector<ChunkRange> Contribution::gotRanges() const {
-  return ranges([](ChunkIndex, const Chunk& chunk) { return chunk.state == State::got; });
+  return chunksThat([](ChunkIndex, const Chunk& chunk) { return chunk.state == State::got; });
 }
 
 std::vector<ChunkRange> Contribution::notAt(Rank reducer) const {
-  return ranges([&](ChunkIndex index, const Chunk& chunk) {
+  return chunksThat([&](ChunkIndex index, const Chunk& chunk) {
     if (chunk.state != State::waiting) return chunk.state == State::got;
+    if (chunk.via) return false;  // its leader has it there, or this rank will
     // Past the reducer, its successor has it for good. Before it, the chunk may still come to it:
     // it has heard of a death that this rank has not heard of yet.
     const Rank owner = layout_.owner(index);

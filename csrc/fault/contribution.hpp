@@ -12,6 +12,7 @@
 #include "core/wire.hpp"
 #include "fault/arrival.hpp"
 #include "fault/effects.hpp"
+#include "fault/host_share.hpp"
 #include "fault/members.hpp"
 #include "fault/reduction.hpp"
 
@@ -19,14 +20,22 @@ namespace papilio::fault {
 
 class Contribution {
  public:
-  // `ceiling`: when the call must return whatever happened.
+  // `ceiling`: when the call must return whatever happened. `host`: what this rank's tensor is
+  // made of; `zeroed`: what gets no result becomes 0 instead of keeping that.
   Contribution(const Members& members, const ArrivalPolicy& policy, Seq seq, SchemaHash schema,
-               const RoundShape& shape, float weight, Time now, Time ceiling);
+               const RoundShape& shape, float weight, Time now, Time ceiling, HostShare host = {},
+               bool zeroed = false);
 
   const RoundShape& shape() const { return shape_; }
   SchemaHash schema() const { return schema_; }
   const Layout& layout() const { return layout_; }
   bool done() const { return pending_ == 0; }
+
+  // How this rank takes part in one chunk. What its host has combined is sent once, by the leader:
+  // the lowest live rank whose data is in it. The others follow: they get the result from the
+  // leader, or from the reducer if that is near. Who is not in it itself, or in a chunk whose parts
+  // are made of different ranks, listens: it asks the reducer for the result and sends no data.
+  enum class Voice : std::uint8_t { speaks, follows, listens };
 
   // Sends every chunk to its reducer. Returns the chunks that are this rank's own duty.
   std::vector<ChunkIndex> start(Effects& out);
@@ -55,6 +64,24 @@ class Contribution {
   std::vector<ChunkIndex> advance(Time now, Effects& out);
   // The ceiling passed, or the round is being ended: everything still missing becomes local.
   void giveUp(Effects& out);
+
+  // `leader` does not speak for this rank: the next one of the host does, perhaps this one. Returns
+  // new own duties.
+  std::vector<ChunkIndex> leaderFailed(Time now, Rank leader, Effects& out);
+  // Leaders that are silent for half an arrival budget: time enough for the next one to speak
+  // before anybody is late because of it.
+  ContributorSet silentLeaders(Time now) const;
+  // The leader's sign of life to those who follow it, while it waits itself.
+  void leadOn(Time now, Effects& out);
+  Voice voice(ChunkIndex chunk) const { return chunks_[chunk.value].voice; }
+  bool follows() const { return following_count_ != 0; }
+  // Is that the leader whom it follows in the chunk?
+  bool follows(Rank leader, ChunkIndex chunk) const;
+  // Flags, weight and whose data it is, for a CONTRIB of the chunk.
+  DataHeader contributionHeader(ChunkIndex chunk) const;
+  // For a chunk that this rank has sent no data for: somebody may have its result.
+  void askAround(Time now, ChunkIndex chunk, Effects& out);
+  const std::vector<ReportChunk>& ranges() const { return host_.ranges; }
 
   // How long a result may take after the last sign of life of its reducer.
   Duration resultBudget(Rank target) const;
@@ -92,6 +119,9 @@ class Contribution {
   enum class State : std::uint8_t { waiting, fetching, got };
   struct Chunk {
     State state = State::waiting;
+    Voice voice = Voice::speaks;
+    bool via = false;  // follows, and the target is the leader, not the reducer
+    Rank leader;       // whom it follows
     Rank target;
     std::uint16_t attempt = 0;
     std::uint8_t resends = 0;
@@ -107,13 +137,26 @@ class Contribution {
     double weight = 0;
   };
   void settle(Chunk& chunk, Source source, const ContributorSet& contributors, double weight);
+  void leave(const Chunk& chunk);  // the state it is in
   void fillLocal(ChunkIndex index, Effects& out);
+  // contribution_host.cpp
+  void normalize();
+  const ReportChunk* rangeOf(ChunkIndex index) const;
+  template <class Fn>
+  void eachRange(ChunkIndex index, Fn fn) const;
+  void chooseVoice(ChunkIndex index);
+  ContributorSet followersOf(ChunkIndex index) const;
+  ContributorSet partsOf(ChunkIndex index) const;
+  void relay(ChunkIndex index, Effects& out) const;
+  void localEntries(ChunkIndex index, std::vector<ReportChunk>& out) const;
   bool assign(Time now, ChunkIndex index, Effects& out);  // true: own duty
   ContributorSet holdersAfter(Rank failed) const;
   void fetch(Time now, ChunkIndex index, const ContributorSet& ask, bool hard);
   Time resultDeadline(Rank target) const;
+  Time leaderDeadline(Rank leader) const;
+  Time hostDeadline() const;
   template <class Which>
-  std::vector<ChunkRange> ranges(Which which) const;
+  std::vector<ChunkRange> chunksThat(Which which) const;
   void blameMissing(Report& report) const;
   void blame(Report& report, Rank rank) const;
   void blameFor(Report& report, const Chunk& chunk, Rank owner) const;
@@ -131,6 +174,15 @@ class Contribution {
   std::vector<Chunk> chunks_;
   std::vector<std::uint32_t> waiting_at_;  // chunks in state waiting, by target
   std::vector<Time> assigned_;             // when the target last got a chunk to reduce
+  HostShare host_;
+  bool zeroed_;
+  std::vector<std::uint32_t> via_at_;     // chunks in state waiting, by leader as the target
+  std::vector<std::uint32_t> following_;  // chunks in state waiting, by leader
+  std::uint32_t following_count_ = 0;
+  std::vector<Time> followed_since_;
+  ContributorSet failed_leaders_;
+  ContributorSet followers_;  // of any chunk
+  Time next_word_;            // to them
   std::uint32_t pending_ = 0;
   std::uint32_t fetching_ = 0;
   bool behind_ = false;

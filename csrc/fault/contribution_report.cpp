@@ -15,13 +15,19 @@ Report Contribution::report() const {
   self.insert(members_.me());
   bool complete = true;
   bool all_local = !chunks_.empty();
+  std::vector<ReportChunk> entries;
   for (std::uint32_t c = 0; c < chunks_.size(); ++c) {
     const Chunk& chunk = chunks_[c];
     const auto range = layout_.range(ChunkIndex{c});
-    complete = complete && chunk.contributors == all;
-    all_local = all_local && chunk.contributors == self;
-    const ReportChunk entry{range.start, range.stop, chunk.source, chunk.contributors,
-                            chunk.weight};
+    if (chunk.source == Source::local && chunk.state == State::got) {
+      localEntries(ChunkIndex{c}, entries);
+    } else {
+      entries.push_back({range.start, range.stop, chunk.source, chunk.contributors, chunk.weight});
+    }
+  }
+  for (const ReportChunk& entry : entries) {
+    complete = complete && entry.contributors == all;
+    all_local = all_local && entry.contributors == self;
     auto* last = report.chunks.empty() ? nullptr : &report.chunks.back();
     if (last != nullptr && last->stop == entry.start && last->source == entry.source &&
         last->contributors == entry.contributors && last->weight == entry.weight) {
@@ -96,7 +102,10 @@ void Contribution::blameMissing(Report& report) const {
   const auto all = members_.all();
   for (std::uint32_t c = 0; c < chunks_.size(); ++c) {
     const Chunk& chunk = chunks_[c];
-    if (chunk.contributors.empty()) continue;     // not settled: the call ends in an error
+    if (chunk.contributors.empty()) continue;  // not settled: the call ends in an error
+    (host_.nonfinite - chunk.contributors).forEach([&](Rank rank) {
+      if (rank != members_.me()) report.blamed.emplace(rank, Reason::nonfinite);
+    });
     if (chunk.source == Source::local) continue;  // its reducer is blamed below
     if (chunk.contributors != all) blameFor(report, chunk, layout_.owner(ChunkIndex{c}));
   }

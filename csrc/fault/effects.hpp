@@ -41,13 +41,19 @@ struct SendHeld {
   Seq seq;
   ChunkIndex chunk;
 };
+// The same to those of this host that it speaks for, out of one copy.
+struct Relay {
+  ContributorSet to;
+  Seq seq;
+  ChunkIndex chunk;
+};
 // Reduce the kept contributions in rank order, keep the encoded result, free the contributions,
-// then call Machine::reduced() with the set that really went in.
+// then call Machine::reduced() with the senders whose data really went in.
 struct Reduce {
   Seq seq;
   SchemaHash schema;
   ChunkIndex chunk;
-  ContributorSet contributors;
+  ContributorSet contributors;  // who sent them; each may stand for others too
 };
 // Copy the kept result into the user's tensor.
 struct ApplyOwn {
@@ -100,9 +106,9 @@ struct Notify {
 }  // namespace effect
 
 using Effect = std::variant<effect::SendContribution, effect::DropContributions, effect::SendResult,
-                            effect::SendHeld, effect::Reduce, effect::ApplyOwn, effect::FillLocal,
-                            effect::SendControl, effect::Finish, effect::Forget, effect::Discard,
-                            effect::SendBlocks, effect::RunPhase, effect::Notify>;
+                            effect::SendHeld, effect::Relay, effect::Reduce, effect::ApplyOwn,
+                            effect::FillLocal, effect::SendControl, effect::Finish, effect::Forget,
+                            effect::Discard, effect::SendBlocks, effect::RunPhase, effect::Notify>;
 using Effects = std::vector<Effect>;
 
 }  // namespace papilio::fault

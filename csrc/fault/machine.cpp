@@ -20,10 +20,11 @@ constexpr Duration kAskBefore = 250ms;
 Machine::Machine(MachineConfig config)
     : config_(config),
       members_(config.size, config.me, config.options, config.seed),
-      policy_(config.options.patience),
+      policy_(config.options.patience, config.options.arrival_floor),
       forgotten_before_(1) {
   members_.at(config.me).ever_contributed = true;
   members_.leaveOut(config.absent, config.absent_because);
+  members_.place(config.hosts);
 }
 
 Effects Machine::takeEffects() {
@@ -54,7 +55,8 @@ void Machine::toOthers(const ControlBody& body) {
   });
 }
 
-void Machine::enterAllreduce(Time now, Seq seq, const RoundShape& shape, Duration timeout) {
+void Machine::enterAllreduce(Time now, Seq seq, const RoundShape& shape, Duration timeout,
+                             HostShare host) {
   entered_ = std::max(entered_, seq);
   newest_ = std::max(newest_, seq);
   members_.entered(seq);
@@ -65,8 +67,10 @@ void Machine::enterAllreduce(Time now, Seq seq, const RoundShape& shape, Duratio
   const SchemaHash schema = schemaOf(shape, config_.group, config_.view);
   round.my_schema = schema;
   const Time ceiling = now + std::min(timeout, kHardCeiling);
-  round.local = std::make_unique<Contribution>(members_, policy_, seq, schema, shape,
-                                               config_.options.weight, now, ceiling);
+  const bool zeroed = config_.options.fallback == Fallback::zero;
+  round.local =
+      std::make_unique<Contribution>(members_, policy_, seq, schema, shape, config_.options.weight,
+                                     now, ceiling, std::move(host), zeroed);
   round.self_suspect = now < suspect_self_until_;
   if (!quorumHolds()) {
     finishLocal(now, seq, round, quorumError());
@@ -192,8 +196,10 @@ void Machine::checkQuorum(Time now) {
 void Machine::finishLocal(Time, Seq seq, Round& round, RoundError error) {
   if (round.finished || !round.local) return;
   Contribution& local = *round.local;
-  // An error leaves the tensor as it was, or fully written; never torn.
-  if (!local.done() && !local.untouched()) local.giveUp(effects_);
+  // An error leaves the tensor as it was, or fully written; never torn, and never with the sums
+  // that a host makes.
+  const bool written = !local.untouched() || !local.ranges().empty();
+  if (!local.done() && written) local.giveUp(effects_);
   members_.all().forEach([&](Rank to) {
     if (to != members_.me()) effects_.push_back(effect::DropContributions{to, seq});
   });
@@ -268,6 +274,7 @@ void Machine::redirectAll(Time now, Rank rank) {
     Round* round = find(seq);
     if (round == nullptr) continue;
     if (round->local && !round->finished) {
+      leaderFailed(now, seq, *round, rank);
       round->local->reducerFailed(now, rank, true, effects_);
     }
     // A rank with the wrong model still counts in strict collectives that it entered.

@@ -40,6 +40,8 @@ struct MachineConfig {
   std::uint64_t seed = 0;  // jitter
   ContributorSet absent;   // slots without a process in this view, and why
   Reason absent_because = Reason::dead;
+  // Members with equal numbers share a host, by rank; empty: nobody combines anything.
+  std::vector<std::uint32_t> hosts;
 };
 
 // What to do with the payload of a data message.
@@ -48,6 +50,7 @@ enum class Admission : std::uint8_t {
   keep,   // verify, keep as contribution, then accepted()
   apply,  // verify, copy into the user's tensor, then accepted()
   place,  // verify, copy to where the strict collective wants it, then accepted()
+  defer,  // hand it in again once the local rank has entered that round
 };
 
 // Monotonic counters; why messages were dropped and how rounds ended.
@@ -68,8 +71,12 @@ class Machine {
   explicit Machine(MachineConfig config);
 
   // The local rank.
-  void enterAllreduce(Time now, Seq seq, const RoundShape& shape, Duration timeout);
+  // `host`: what the tensor is made of, if the ranks of this host have combined theirs.
+  void enterAllreduce(Time now, Seq seq, const RoundShape& shape, Duration timeout,
+                      HostShare host = {});
   void enterStrict(Time now, Seq seq, StrictSpec spec, Duration timeout);
+  // The local rank waits for others of its host before it can enter that round; or no longer.
+  void combining(std::optional<Seq> seq) { combining_ = seq; }
   // Ends a round of this rank early; unknown or ended rounds are left alone.
   void cancel(Time now, Seq seq, ErrorKind kind, const std::string& text);
   void cancelAll(Time now, ErrorKind kind, const std::string& text);
@@ -103,6 +110,10 @@ class Machine {
   // Contributors, weight and attempt for the header of an outgoing RESULT.
   DataHeader resultHeader(Seq seq, SchemaHash schema, ChunkIndex chunk) const;
   DataHeader heldHeader(Seq seq, ChunkIndex chunk) const;
+  DataHeader relayHeader(Seq seq, ChunkIndex chunk) const;
+  // Shape, weight and whose data it is, for the header of an outgoing CONTRIB. With kListens it has
+  // no payload.
+  DataHeader contributionHeader(Seq seq, ChunkIndex chunk) const;
   // Is the local contribution to this chunk still wanted by `to`?
   bool wantsSend(Rank to, Seq seq, ChunkIndex chunk) const;
   // Does the local tensor still hold this rank's input of the chunk? (Nothing was written to it.)
@@ -183,7 +194,18 @@ class Machine {
   ContributorSet toBlame(Time now, Seq seq, const Round& round) const;
   ContributorSet waitedFor(const Round& round) const;
   void sayHeld(Time now, Seq asked);
+  void sayCombines(Time now);
   void sayWaits(Time now, Seq seq, const Round& round);
+  // machine_host.cpp
+  bool plausible(Rank from, const DataHeader& header) const;
+  bool welcome(const DataHeader& header) const;
+  std::optional<ContributorSet> heldByLeader(Rank rank, const ContributorSet& late) const;
+  bool early(Rank from, const DataHeader& header) const;
+  Admission listen(Time now, Rank from, const DataHeader& header, Round& round,
+                   Reduction& reduction);
+  void voteForHost(Rank from, const DataHeader& header, Round& round) const;
+  void leaderFailed(Time now, Seq seq, Round& round, Rank leader);
+  void giveChunk(Time now, Rank from, const DataHeader& header, Reduction& reduction);
   // machine_data.cpp
   Admission judgeContribution(Time now, Rank from, const DataHeader& header);
   Admission judgeResult(Rank from, const DataHeader& header);
@@ -251,7 +273,8 @@ class Machine {
   ContributorSet evicted_by_;      // said that this rank is out, and showed no change of mind
   bool opinions_changed_ = false;  // who is waited for changed: other rounds may close
   Time suspect_self_until_{};
-  Time held_said_{};          // when this rank last said whom it waits for
+  Time held_said_{};  // when this rank last said whom it waits for
+  std::optional<Seq> combining_;
   std::set<Seq> said_waits_;  // rounds in which it said so, and has not taken it back
 };
 

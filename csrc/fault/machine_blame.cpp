@@ -22,6 +22,8 @@ void Machine::blameForAbsent(Time now, const Round& round, Reduction& reduction,
       refused = true;
     } else if (rank != me && !members_.counts(rank)) {
       out.insert(rank);
+    } else if (reduction.result(chunk)->spoken_for.contains(rank)) {
+      return;  // its host knows why, or it said itself that it has no part in it
     } else if (rank == me || members_.at(rank).held) {
       if (duty) out = out | (rank == me ? heldUpBy(now, seq) : members_.at(rank).held_by);
     } else if (judge) {
@@ -65,6 +67,12 @@ ContributorSet Machine::heldUpBy(Time now, Seq seq) const {
       if (members_.doubted(root)) out.insert(root);
     });
   }
+  if (out.empty() && combining_ && *combining_ <= seq && stuck > entered_) {
+    held = true;  // others of its host have not come to what they combine first
+    members_.hostOf(members_.me()).forEach([&](Rank mate) {
+      if (mate != members_.me() && members_.doubted(mate)) out.insert(mate);
+    });
+  }
   out.erase(members_.me());
   if (out.empty() && !held) out.insert(members_.me());
   return out;
@@ -98,10 +106,22 @@ ContributorSet Machine::waitedFor(const Round& round) const {
 // Somebody waits for this rank in a round that it can not enter, because it waits for others in an
 // earlier one itself. Everybody hears who they are: every report will have to name somebody.
 void Machine::sayHeld(Time now, Seq asked) {
+  if (asked <= entered_) return;
   const Seq stuck = oldestActive();
   const Round* round = find(stuck);
-  if (asked <= entered_ || round == nullptr || round->finished) return;
+  if (combining_ && stuck > entered_) return sayCombines(now);
+  if (round == nullptr || round->finished) return;
   sayWaits(now, stuck, *round);
+}
+
+// It is through with all rounds before, and waits for its host.
+void Machine::sayCombines(Time now) {
+  if (now < held_said_ + Reduction::kProgressEvery / 2 || combining_->value < 2) return;
+  auto mates = members_.hostOf(members_.me()) & members_.present();
+  mates.erase(members_.me());
+  if (mates.empty()) return;
+  held_said_ = now;
+  toOthers(msg::Progress{Seq{combining_->value - 1}, mates});
 }
 
 void Machine::sayWaits(Time now, Seq seq, const Round& round) {

@@ -280,7 +280,7 @@ void Machine::on(Time now, Rank from, const msg::Progress& progress) {
       toControl(from, msg::Settled{progress.seq, range, before});
     }
     // It may wait for contributions of another schema, which this rank will never send.
-    const bool sends = round->local->waitsAt().contains(from);
+    const bool sends = round->local->waitsAt().contains(from) || round->local->follows();
     const bool differs = round->votes.of(from) != round->my_schema;
     if (!round->finished && differs && (round->votes.contested() || !sends)) {
       tellSchema(progress.seq, *round, from);
@@ -331,6 +331,11 @@ void Machine::on(Time, Rank from, const msg::Fetch& fetch) {
 void Machine::on(Time now, Rank from, const msg::None& none) {
   Round* round = find(none.seq);
   if (round == nullptr || !round->local || round->finished) return;
+  // From the leader, of a chunk that this rank is to reduce: it went around this rank.
+  const ChunkIndex first{none.chunks.first};
+  if (round->local->follows(from, first) && round->local->targetOf(first) == members_.me()) {
+    leaderFailed(now, none.seq, *round, from);
+  }
   round->local->gotNone(now, from, none.chunks, effects_);
   pump(now, none.seq, *round);
 }
@@ -342,6 +347,10 @@ void Machine::on(Time now, Rank from, const msg::Settled& settled) {
   if (news) member.settled_before = settled.all_before;
   if (Round* round = find(settled.seq)) {
     for (auto& [schema, reduction] : round->variants) reduction->settle(from, settled.chunks);
+    // A leader that has given the whole round up does not speak for this rank either.
+    const bool whole = round->local && settled.chunks.first == 0 &&
+                       settled.chunks.last >= round->local->layout().chunkCount();
+    if (whole) leaderFailed(now, settled.seq, *round, from);
     pump(now, settled.seq, *round);
   }
   if (!news) return;

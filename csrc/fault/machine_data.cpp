@@ -61,7 +61,7 @@ Admission Machine::judge(Time now, Rank from, const DataHeader& header) {
 }
 
 Admission Machine::judgeContribution(Time now, Rank from, const DataHeader& header) {
-  if (!sane(header)) {
+  if (!sane(header) || !plausible(from, header)) {
     ++counters_.dropped_malformed;
     return Admission::drop;
   }
@@ -72,6 +72,7 @@ Admission Machine::judgeContribution(Time now, Rank from, const DataHeader& head
   newest_ = std::max(newest_, header.seq);
   Round& round = rounds_[header.seq];
   round.votes.add(from, header.schema, header.shape);
+  voteForHost(from, header, round);
   if (round.my_schema == header.schema) {
     evicted_by_.erase(from);
     members_.at(from).refuses = false;
@@ -98,13 +99,15 @@ Admission Machine::judgeContribution(Time now, Rank from, const DataHeader& head
   if (round.winner && *round.winner != header.schema) return Admission::drop;
   Reduction& reduction = variant(now, header.seq, round, header.schema, header.shape);
   const Layout& layout = reduction.layout();
+  const bool listens = (header.flags & kListens) != 0;
   if (header.chunk.value >= layout.chunkCount() ||
-      header.payload_bytes != layout.bytes(header.chunk) ||
+      header.payload_bytes != (listens ? 0 : layout.bytes(header.chunk)) ||
       (layout.owner(header.chunk).value + header.attempt) % config_.size != members_.me().value) {
     ++counters_.dropped_malformed;
     return Admission::drop;
   }
-  if (!members_.counts(from)) {
+  const bool for_others = header.contributors.count() > 1;
+  if (!(for_others ? members_.speaksHere(from) : members_.counts(from))) {
     ++counters_.dropped_blacklisted;
     noteLateness(now, from, header.seq, reduction);
     if (reduction.result(header.chunk) != nullptr) {
@@ -117,10 +120,13 @@ Admission Machine::judgeContribution(Time now, Rank from, const DataHeader& head
     } else {
       reduction.showed(now, from);  // it gets the result, its data does not count
       reduction.refused(from, header.chunk);
+      if (for_others) reduction.listens(members_.hostOf(from), header.chunk);
       if (header.attempt > 0) passOn(round, header.seq, header.chunk);
     }
+    if (for_others) pump(now, header.seq, round);  // nobody else of its host is waited for
     return Admission::drop;
   }
+  if (listens || !welcome(header)) return listen(now, from, header, round, reduction);
   switch (reduction.admit(from, header.chunk)) {
     case Reduction::Admit::keep: return Admission::keep;
     case Reduction::Admit::duplicate: ++counters_.dropped_duplicate; return Admission::drop;
@@ -162,6 +168,7 @@ Admission Machine::judgeResult(Rank from, const DataHeader& header) {
   const Round* round = find(header.seq);
   const bool mine = round != nullptr && round->local && !round->finished &&
                     round->local->schema() == header.schema && header.view == config_.view;
+  if (!mine && early(from, header)) return Admission::defer;
   if (!mine || members_.gone(from)) {
     ++counters_.dropped_stale;
     return Admission::drop;
@@ -219,8 +226,7 @@ void Machine::accepted(Time now, Rank from, const DataHeader& header, bool intac
   } else if (header.type == MessageType::contribution) {
     const auto it = round->variants.find(header.schema);
     if (it == round->variants.end()) return;
-    counted(from, *it->second);
-    it->second->arrived(now, from, header.chunk, header.weight);
+    giveChunk(now, from, header, *it->second);
     if (round->finished) it->second->withdraw(members_.me());
     // To a stand-in, or to a reducer that was itself routed around and has its result from
     // elsewhere.

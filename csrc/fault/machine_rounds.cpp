@@ -27,8 +27,13 @@ void Machine::ownDuties(Time now, Seq seq, Round& round, const std::vector<Chunk
       local.gotOwn(chunk, *result);
     } else if (seq < forgotten_before_ || round.given_up) {
       local.gone(members_.me(), chunk, effects_);  // it was reduced and forgotten long ago
+    } else if (local.voice(chunk) == Contribution::Voice::follows) {
+      reduction.open(chunk);  // its data comes from its leader
+    } else if (local.voice(chunk) == Contribution::Voice::listens) {
+      giveChunk(now, members_.me(), local.contributionHeader(chunk), reduction);
+      local.askAround(now, chunk, effects_);
     } else {
-      reduction.arrived(now, members_.me(), chunk, config_.options.weight);
+      giveChunk(now, members_.me(), local.contributionHeader(chunk), reduction);
     }
   }
 }
@@ -96,7 +101,7 @@ void Machine::noteLags(Reduction& reduction) {
 }
 
 void Machine::counted(Rank from, const Reduction& reduction) {
-  if (!reduction.shown().contains(from)) members_.caughtUp(from);
+  if (!reduction.here(from)) members_.caughtUp(from);
 }
 
 // This rank was routed around and its contributions count again: it reduces again from a round on
@@ -160,6 +165,8 @@ void Machine::expireRound(Time now, Seq seq, Round& round) {
       if (otherwise.contains(rank)) return local.grantTime(now, rank);  // the vote decides
       suspectReducer(now, seq, rank);
     });
+    local.silentLeaders(now).forEach([&](Rank rank) { leaderFailed(now, seq, round, rank); });
+    local.leadOn(now, effects_);
     if (now >= local.ceiling() && !PAPILIO_MUTANT(call_has_a_limit)) local.giveUp(effects_);
   }
   if (round.strict && !round.finished) expireStrict(now, seq, round);
@@ -212,7 +219,8 @@ void Machine::judgeLate(Time now, Seq seq, Round& round, const ContributorSet& l
   // Who waits for others in an earlier round is not waited for either, but it is not to blame.
   ContributorSet held;
   missing.forEach([&](Rank rank) {
-    const auto by = members_.heldBy(now, rank, seq, late);
+    auto by = members_.heldBy(now, rank, seq, late);
+    if (!by) by = heldByLeader(rank, late);
     if (!by) return;
     held.insert(rank);
     members_.missed(rank, false, by);

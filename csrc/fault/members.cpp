@@ -11,8 +11,18 @@ Members::Members(std::uint32_t n, Rank me, const GroupOptions& options, std::uin
     : n_(n),
       me_(me),
       slow_strikes_(options.slow_strikes),
+      hosts_(n),
       blacklist_(options.blacklist_base, jitter_seed) {
   at(me).link = Member::Link::up;
+  for (std::uint32_t r = 0; r < n; ++r) hosts_[r].insert(Rank{r});
+}
+
+void Members::place(const std::vector<std::uint32_t>& hosts) {
+  for (std::uint32_t a = 0; a < hosts.size(); ++a) {
+    for (std::uint32_t b = 0; b < hosts.size(); ++b) {
+      if (hosts[a] == hosts[b]) hosts_[a].insert(Rank{b});
+    }
+  }
 }
 
 void Members::leaveOut(const ContributorSet& absent, Reason why) {
@@ -52,6 +62,12 @@ ContributorSet Members::expected() const {
 bool Members::counts(Rank rank) const {
   const bool out = blacklist_.contains(rank) && !PAPILIO_MUTANT(blacklisted_not_counted);
   return rank == me_ || (!gone(rank) && !out);
+}
+
+bool Members::speaksHere(Rank rank) const {
+  const BlacklistEntry* entry = blacklist_.find(rank);
+  const bool slow = entry != nullptr && entry->reason == Reason::slow;
+  return counts(rank) || ((slow || near(rank)) && !gone(rank));
 }
 
 bool Members::mayReduce(Rank rank, Seq seq) const {

@@ -59,6 +59,10 @@ class Members {
   // Slots that have no process in this view, and why; before anything else.
   void leaveOut(const ContributorSet& absent, Reason why);
   const ContributorSet& absent() const { return absent_; }
+  // Which members share a host: equal numbers, by rank. Without it everybody has its own.
+  void place(const std::vector<std::uint32_t>& hosts);
+  const ContributorSet& hostOf(Rank rank) const { return hosts_[rank.value]; }
+  bool near(Rank rank) const { return rank != me_ && hosts_[me_.value].contains(rank); }
 
   std::uint32_t size() const { return n_; }
   Rank me() const { return me_; }
@@ -75,7 +79,10 @@ class Members {
   ContributorSet present() const;  // not gone, self included
   // Rounds wait for these (self included).
   ContributorSet expected() const;
-  bool counts(Rank rank) const;              // its contributions may be added
+  bool counts(Rank rank) const;  // its contributions may be added
+  // What it sends for its host counts: slowness of its own is not held against the others, and
+  // whom this rank has combined its data with can not be banned from it any more.
+  bool speaksHere(Rank rank) const;
   bool mayReduce(Rank rank, Seq seq) const;  // its shards of that round go to it
   // First rank from `owner` on, in ring order, that may reduce; self when nobody else may.
   Rank reducerFor(Rank owner, Seq seq) const;
@@ -134,6 +141,7 @@ class Members {
   Rank me_;
   std::uint32_t slow_strikes_;
   ContributorSet absent_;
+  std::vector<ContributorSet> hosts_;  // by rank
   std::array<Member, kMaxRanks> members_;
   Blacklist blacklist_;
 };

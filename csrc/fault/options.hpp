@@ -33,6 +33,12 @@ struct GroupOptions {
   bool payload_crc = true;
   // Default timeout of a collective (c10d's group timeout).
   Duration timeout = std::chrono::minutes(30);
+  // However regular the arrivals are, nobody is late sooner; never more than patience.
+  Duration arrival_floor = 1s;
+  // The members share a host, and what they average is their part in a round of a larger group
+  // (host_share.hpp): sums are not divided, and one with NaN or Inf is left out while another one
+  // has none.
+  bool of_host = false;
   // Results of finished rounds kept for late members, bytes per group.
   std::uint64_t retention_bytes = 32ULL << 20;
 };

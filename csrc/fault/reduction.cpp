@@ -24,7 +24,9 @@ Reduction::Reduction(const Members& members, const ArrivalPolicy& policy, Seq se
       first_seen_(members.size(), kNever),
       last_seen_(members.size(), Time{}),
       held_until_(members.size(), Time{}),
-      weights_(members.size(), 1.0F) {}
+      weights_(members.size(), 1.0F) {
+  for (std::uint32_t r = 0; r < members.size(); ++r) speakers_.push_back(Rank{r});
+}
 
 Reduction::Admit Reduction::admit(Rank src, ChunkIndex chunk) const {
   const auto it = duties_.find(chunk.value);
@@ -46,18 +48,26 @@ void Reduction::showed(Time now, Rank src) {
 void Reduction::noteArrivalOrder(Time now) {
   if (next_progress_ == kNever) next_progress_ = now + kProgressEvery;
   const auto expected = members_.expected();
-  const auto here = (shown_ & expected).count();
+  const auto here = ((shown_ | represented_) & expected).count();
   if (median_ == kNever && here >= (expected.count() + 1) / 2) median_ = now;
 }
 
-void Reduction::arrived(Time now, Rank src, ChunkIndex chunk, float weight) {
+void Reduction::arrived(Time now, Rank src, ChunkIndex chunk, float weight, const Share* share) {
   Duty& duty = dutyFor(chunk);
   if (duty.phase != Phase::collecting) return;
   if (duty.arrived.empty()) begun_ = now;
   if (duty.arrived.empty() && layout_.owner(chunk) != members_.me()) reopened_ = now;
   duty.arrived.insert(src);
   duty.settled.erase(src);
-  weights_[src.value] = weight;
+  speakers_[src.value] = src;
+  duty.shares.erase(src);
+  if (share != nullptr) {
+    duty.shares.emplace(src, *share);
+    duty.weights[src] = weight;
+    represent(now, src, *share);
+  } else {
+    weights_[src.value] = weight;
+  }
   showed(now, src);
 }
 
@@ -88,7 +98,7 @@ ContributorSet Reduction::settledRanks() const {
 
 ContributorSet Reduction::waitingFor(const Duty& duty, const ContributorSet& expected) const {
   if (duty.phase != Phase::collecting || duty.arrived.empty() || duty.hurried) return {};
-  return expected - duty.arrived - duty.settled - absent_;
+  return expected - duty.arrived - duty.settled - absent_ - duty.listening - covered(duty);
 }
 
 ContributorSet Reduction::waitingFor() const {
@@ -103,25 +113,23 @@ void Reduction::closeReady(Effects& out) {
   for (auto& [chunk, duty] : duties_) {
     if (duty.phase != Phase::collecting || duty.arrived.empty()) continue;
     if (!waitingFor(duty, expected).empty()) continue;
-    ContributorSet counted;
-    duty.arrived.forEach([&, &d = duty](Rank rank) {
-      if (members_.counts(rank) && !d.settled.contains(rank)) counted.insert(rank);
-    });
+    const ContributorSet counted = chosen(duty);
     if (counted
             .empty()) {  // those who contributed are dead or out since, and nobody else will come
       discard(ChunkIndex{chunk}, out);
       continue;
     }
     duty.phase = Phase::reducing;
-    duty.result.contributors = counted;
-    duty.result.weight_sum = weightOf(counted);
+    duty.result.contributors = setOf(duty, counted);
+    duty.result.weight_sum = weightOf(duty, counted);
     out.push_back(effect::Reduce{seq_, schema_, ChunkIndex{chunk}, counted});
   }
 }
 
-void Reduction::reduced(Time now, ChunkIndex chunk, const ContributorSet& actual, bool had_input,
+void Reduction::reduced(Time now, ChunkIndex chunk, const ContributorSet& sources, bool had_input,
                         Effects& out) {
   Duty& duty = duties_[chunk.value];
+  const ContributorSet actual = setOf(duty, sources);
   if (actual.empty()) {
     duty.phase = Phase::collecting;
     duty.arrived = {};
@@ -136,22 +144,36 @@ void Reduction::reduced(Time now, ChunkIndex chunk, const ContributorSet& actual
   duty.result.absent = missing - through;
   duty.result.missed = !(duty.result.absent & (absent_ - mismatched_)).empty();
   duty.result.nonfinite = duty.result.contributors - actual;
-  if (!had_input) duty.result.nonfinite.erase(members_.me());
+  if (!had_input) {
+    ContributorSet self;
+    self.insert(members_.me());
+    duty.result.nonfinite = duty.result.nonfinite - setOf(duty, self);
+  }
+  duty.result.spoken_for = duty.listening - actual;
+  for (const auto& [source, share] : duty.shares) {
+    if (!sources.contains(source)) continue;
+    const auto rest = (share.host & members_.all()) - actual;
+    duty.result.spoken_for = duty.result.spoken_for | rest;
+    duty.result.nonfinite = duty.result.nonfinite | (share.nonfinite & rest);
+  }
   duty.result.contributors = actual;
-  duty.result.weight_sum = weightOf(actual);
+  duty.result.weight_sum = weightOf(duty, sources);
   kept_bytes_ += layout_.bytes(chunk);
   last_close_ = now;
-  shown_.forEach([&](Rank to) {
+  // Those of this host that are in it get it from here, whoever spoke for them.
+  (shown_ | (actual & members_.hostOf(members_.me()))).forEach([&](Rank to) {
     if (to == members_.me() || members_.gone(to) || duty.settled.contains(to)) return;
     const std::uint16_t flags = actual.contains(to) ? std::uint16_t{0} : kLateNotCounted;
     out.push_back(effect::SendResult{to, seq_, schema_, chunk, flags});
   });
 }
 
-double Reduction::weightOf(const ContributorSet& set) const {
+double Reduction::weightOf(const Duty& duty, const ContributorSet& sources) const {
   double sum = 0;
-  set.forEach([&](Rank rank) {
-    sum += PAPILIO_MUTANT(weights) ? 1.0 : static_cast<double>(weights_[rank.value]);
+  sources.forEach([&](Rank rank) {
+    const float weight =
+        duty.shares.count(rank) != 0 ? duty.weights.at(rank) : weights_[rank.value];
+    sum += PAPILIO_MUTANT(weights) ? 1.0 : static_cast<double>(weight);
   });
   return sum;
 }
@@ -164,7 +186,7 @@ Time Reduction::deadlineOfItsOwn(Rank rank) const {
   const Member& member = members_.at(rank);
   if (member.pace == Member::Pace::catching_up) return member.catch_up_until;
   if (median_ == kNever) return deadlineAlone(rank);
-  if (!shown_.contains(rank)) {
+  if (!here(rank)) {
     const bool starting = !member.ever_contributed;
     const Time usual =
         std::max(median_, reopened_) + (starting ? policy_.firstBudget() : policy_.budget());
@@ -199,7 +221,7 @@ bool Reduction::heldHere(Rank rank, const CreditsSpent& spent) const {
   const auto expected = members_.expected() - settledRanks();
   return std::all_of(duties_.begin(), duties_.end(), [&](const auto& entry) {
     if (!waitingFor(entry.second, expected).contains(rank)) return true;
-    return spent(rank, layout_.owner(ChunkIndex{entry.first}));
+    return spent(speakers_[rank.value], layout_.owner(ChunkIndex{entry.first}));
   });
 }
 
@@ -267,6 +289,7 @@ ContributorSet Reduction::shardsAwaited(Rank rank) const {
   for (const auto& [chunk, duty] : duties_) {
     const bool open = duty.phase == Phase::collecting && !duty.arrived.empty() && !duty.hurried;
     if (!open || duty.arrived.contains(rank) || duty.settled.contains(rank)) continue;
+    if (duty.listening.contains(rank) || covered(duty).contains(rank)) continue;
     const Rank owner = layout_.owner(ChunkIndex{chunk});
     if (members_.reducesForSure(owner)) out.insert(owner);
   }
@@ -281,7 +304,7 @@ bool Reduction::collecting(ChunkIndex chunk) const {
 ContributorSet Reduction::arrivedAt(ChunkIndex chunk) const {
   if (!collecting(chunk)) return {};
   const Duty& duty = duties_.at(chunk.value);
-  return duty.arrived | duty.refused;
+  return duty.arrived | duty.refused | duty.listening;
 }
 
 void Reduction::discard(ChunkIndex chunk, Effects& out) {
@@ -308,7 +331,7 @@ std::optional<Duration> Reduction::lagOf(Rank rank) const {
 }
 
 std::optional<Duration> Reduction::lateBy(Time now, Rank rank) {
-  if (median_ == kNever || shown_.contains(rank) || noted_late_.contains(rank)) return std::nullopt;
+  if (median_ == kNever || here(rank) || noted_late_.contains(rank)) return std::nullopt;
   noted_late_.insert(rank);
   return now - median_;
 }
@@ -330,7 +353,8 @@ bool Reduction::reportProgress(Time now, const ContributorSet& voters, Effects& 
   if (missing.empty() && (!vote_open_ || idle())) return false;
   next_progress_ = now + kProgressEvery;
   // To those who wait here, and to those it waits for: whoever is through with the round says so.
-  (shown_ | missing).forEach([&](Rank to) {
+  const auto near = represented_ & members_.hostOf(members_.me());
+  (shown_ | missing | near).forEach([&](Rank to) {
     if (to == members_.me() || members_.gone(to)) return;
     out.push_back(effect::SendControl{to, msg::Progress{seq_, missing}});
   });

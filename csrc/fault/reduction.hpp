@@ -24,6 +24,12 @@ class Reduction {
             const RoundShape& shape);
 
   enum class Admit : std::uint8_t { keep, duplicate, late };
+  // What a contribution of a leader is, that speaks for the ranks of its host.
+  struct Share {
+    ContributorSet set;        // whose data it is
+    ContributorSet host;       // nothing else comes from these
+    ContributorSet nonfinite;  // of the host, left out because of NaN or Inf
+  };
 
   const RoundShape& shape() const { return shape_; }
   const Layout& layout() const { return layout_; }
@@ -32,7 +38,12 @@ class Reduction {
   // What to do with a contribution of `src`; the duty (owner + attempt = me) was checked before.
   Admit admit(Rank src, ChunkIndex chunk) const;
   // A contribution is here, or (src = me) the local tensor is.
-  void arrived(Time now, Rank src, ChunkIndex chunk, float weight);
+  void arrived(Time now, Rank src, ChunkIndex chunk, float weight, const Share* share = nullptr);
+  // They wait for the result of the chunk, and nothing comes from them.
+  void listens(const ContributorSet& ranks, ChunkIndex chunk) {
+    Duty& duty = dutyFor(chunk);
+    duty.listening = duty.listening | ranks;
+  }
   // `src` takes part in the round (it gets results pushed), whether or not its data counts.
   void showed(Time now, Rank src);
   // `src` needs nothing and sends nothing for these chunks.
@@ -91,6 +102,8 @@ class Reduction {
   // Lag of `rank` behind the median arrival, if both are known.
   std::optional<Duration> lagOf(Rank rank) const;
   const ContributorSet& shown() const { return shown_; }
+  // It contributed itself, or somebody else for it.
+  bool here(Rank rank) const { return shown_.contains(rank) || represented_.contains(rank); }
   // The same for one whose first contribution comes too late to count; once per rank.
   std::optional<Duration> lateBy(Time now, Rank rank);
 
@@ -101,6 +114,7 @@ class Reduction {
     ContributorSet absent;      // not in it, and neither non-finite nor settled
     ContributorSet blamed;      // who is to blame for the absent
     ContributorSet mismatched;  // the absent who train another model
+    ContributorSet spoken_for;  // the absent of whom their host knows that nothing comes
     bool settled = false;       // somebody is not in it because they had the chunk already
     bool missed = false;        // somebody is not in it who missed a deadline in this very round
   };
@@ -132,6 +146,9 @@ class Reduction {
     ContributorSet arrived;
     ContributorSet refused;
     ContributorSet settled;
+    ContributorSet listening;
+    std::map<Rank, Share> shares;   // of those who arrived and speak for others too
+    std::map<Rank, float> weights;  // where they differ from weights_
     Result result;
   };
   Duty& dutyFor(ChunkIndex chunk);
@@ -142,7 +159,11 @@ class Reduction {
   Time deadlineOfItsOwn(Rank rank) const;
   bool heldHere(Rank rank, const CreditsSpent& spent) const;
   Time deadlineAlone(Rank rank) const;
-  double weightOf(const ContributorSet& set) const;
+  double weightOf(const Duty& duty, const ContributorSet& sources) const;
+  static ContributorSet setOf(const Duty& duty, const ContributorSet& sources);
+  ContributorSet covered(const Duty& duty) const;
+  ContributorSet chosen(const Duty& duty) const;
+  void represent(Time now, Rank src, const Share& share);
 
   const Members& members_;
   const ArrivalPolicy& policy_;
@@ -153,8 +174,10 @@ class Reduction {
   std::map<std::uint32_t, Duty> duties_;
   // SETTLED that came before the chunk was on duty here.
   std::vector<std::pair<Rank, ChunkRange>> settled_early_;
-  ContributorSet shown_;   // took part in any way
-  ContributorSet absent_;  // missed its deadline in this round, or has another schema
+  ContributorSet shown_;        // took part in any way
+  ContributorSet represented_;  // their data came with a leader's
+  std::vector<Rank> speakers_;  // by rank: who spoke for it last
+  ContributorSet absent_;       // missed its deadline in this round, or has another schema
   ContributorSet noted_late_;
   ContributorSet mismatched_;  // has another schema
   std::vector<Time> first_seen_;

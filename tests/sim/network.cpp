@@ -12,6 +12,7 @@ void Network::sendData(Rank from, Rank to, SharedBytes header, SharedBytes paylo
   ++counters_.data;
   DataMessage message{from, std::move(header), std::move(payload), std::move(taken)};
   Direction& d = direction(from, to);
+  d.bytes += message.payload->size();
   if (d.broken) return;
   if (d.link.blocked) {
     hold(from, to, [=, this] { carryData(from, to, message); });

@@ -57,6 +57,8 @@ class Network {
 
   void attach(Rank rank, Endpoint* endpoint) { endpoints_[rank.value] = endpoint; }
   Link& link(Rank from, Rank to) { return links_[from.value * n_ + to.value].link; }
+  // Of payloads, given to that direction.
+  std::uint64_t bytes(Rank from, Rank to) const { return links_[from.value * n_ + to.value].bytes; }
   void sendData(Rank from, Rank to, SharedBytes header, SharedBytes payload,
                 std::function<void()> taken);
   void sendControl(Rank from, Rank to, Bytes frame);
@@ -73,6 +75,7 @@ class Network {
     Instant data_free{};   // when the wire has taken all that was sent so far
     Instant control_at{};  // arrival of the newest control frame: the lane keeps order
     std::vector<std::function<void()>> held;
+    std::uint64_t bytes = 0;
     std::uint64_t blocks = 0;  // counts block(), so that an old timer finds itself outdated
     bool broken = false;
   };

@@ -17,6 +17,7 @@ fault::MachineConfig configFor(const Workload& work, Rank me, std::uint64_t seed
   config.size = work.size();
   config.options = work.ranks[me.value].options;
   config.seed = seed;
+  config.hosts = work.hosts;
   return config;
 }
 
@@ -30,6 +31,12 @@ std::string text(const DataHeader& header) {
   header.blamed.forEach([&](Rank rank) { out += " blames " + std::to_string(rank.value); });
   header.mismatched.forEach([&](Rank rank) { out += " model of " + std::to_string(rank.value); });
   if ((header.flags & kFetched) != 0) out += " fetched";
+  if ((header.flags & kRelayed) != 0) out += " relayed";
+  if ((header.flags & kListens) != 0) out += " listens";
+  if ((header.flags & kOfHost) != 0) {
+    out += " for";
+    header.contributors.forEach([&](Rank rank) { out += " " + std::to_string(rank.value); });
+  }
   return out;
 }
 
@@ -41,6 +48,7 @@ Node::Node(Surroundings world, Rank me, std::uint64_t seed)
       random_(world.random),
       work_(world.work),
       observer_(world.observer),
+      hosts_(world.hosts),
       me_(me),
       plan_(world.work.ranks[me.value]),
       machine_(configFor(world.work, me, seed)),
@@ -131,7 +139,47 @@ void Node::enter() {
   local.entered_at = queue_.now();
   say("enters seq " + std::to_string(seq.value) + " " + describe(shape));
   observer_.entered(me_, seq, shape);
-  if (!inPhases(shape)) return machine_.enterAllreduce(now(), seq, shape, work_.timeout);
+  local.waits = hosts_.combines(me_, shape);
+  if (!local.waits) return begin();
+  if (begun_ + 1 == seq.value) machine_.combining(seq);
+  hosts_.join(me_, seq, shape, [this, seq](fault::HostShare share, Bytes data) {
+    run([this, seq, share = std::move(share), data = std::move(data)] {
+      const auto it = locals_.find(seq);
+      if (it == locals_.end()) return;
+      it->second.waits = false;
+      it->second.host = share;
+      if (share.combined()) it->second.tensor = data;
+      begin();
+    });
+  });
+}
+
+// In the order of the calls, whatever the host's part took.
+void Node::begin() {
+  for (auto it = locals_.find(Seq{begun_ + 1}); it != locals_.end() && !it->second.waits;
+       it = locals_.find(Seq{begun_ + 1})) {
+    ++begun_;
+    begin(it->first, it->second);
+    drain();  // it may be over already
+    const auto early = early_.find(Seq{begun_});
+    if (early == early_.end()) continue;
+    const auto messages = std::move(early->second);
+    early_.erase(early);
+    for (const auto& message : messages) {
+      take(message);
+      drain();
+    }
+  }
+  const auto next = locals_.find(Seq{begun_ + 1});
+  const bool waits = next != locals_.end() && next->second.waits;
+  machine_.combining(waits ? std::optional(next->first) : std::nullopt);
+}
+
+void Node::begin(Seq seq, Local& local) {
+  const RoundShape shape = local.shape;
+  if (!inPhases(shape)) {
+    return machine_.enterAllreduce(now(), seq, shape, work_.timeout, local.host);
+  }
   local.strict.emplace();
   const ContributorSet members = machine_.members().present();
   prepare(*local.strict, work_.size(), members, me_, shape, local.tensor);
@@ -173,6 +221,7 @@ void Node::leave() {
   run([this] {
     machine_.cancelAll(now(), fault::ErrorKind::aborted, "the group was destroyed");
     drain();
+    locals_.clear();  // of rounds that have not begun
     finishLeave(queue_.now() + kFlushLimit);
   });
 }
@@ -259,6 +308,8 @@ void Node::take(const DataMessage& message) {
         (admission == fault::Admission::drop ? " (dropped)" : ""));
   switch (admission) {
     case fault::Admission::drop: return;
+    case fault::Admission::defer:
+      return early_[header.seq].push_back({message.from, message.header, message.payload, {}});
     case fault::Admission::keep: intact = keep(header.src, header, message.payload); break;
     case fault::Admission::apply: intact = apply(header, *message.payload); break;
     case fault::Admission::place: intact = place(header.src, header, *message.payload); break;
@@ -270,7 +321,7 @@ void Node::take(const DataMessage& message) {
 bool Node::keep(Rank from, const DataHeader& header, const SharedBytes& payload) {
   if (crc32c(*payload) != header.payload_crc) return false;
   contributions_[{header.seq, header.schema, header.chunk}].push_back(
-      {from, header.weight, payload});
+      {from, header.weight, (header.flags & kOfHost) != 0, payload});
   most_contribution_bytes_ = std::max(most_contribution_bytes_, contributionBytes());
   return true;
 }

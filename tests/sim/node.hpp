@@ -13,6 +13,7 @@
 #include "core/layout.hpp"
 #include "fault/machine.hpp"
 #include "sim/event_queue.hpp"
+#include "sim/host_rounds.hpp"
 #include "sim/network.hpp"
 #include "sim/observer.hpp"
 #include "sim/outbox.hpp"
@@ -30,6 +31,7 @@ struct Surroundings {
   Random& random;
   const Workload& work;
   Observer& observer;
+  HostRounds& hosts;
 };
 
 class Node final : public Endpoint {
@@ -80,6 +82,8 @@ class Node final : public Endpoint {
     SchemaHash schema;
     Layout layout;
     Bytes tensor;
+    fault::HostShare host;  // what the tensor is made of
+    bool waits = false;     // for that: the round has not begun
     std::optional<StrictWork> strict;
     Time entered{};
     Instant entered_at{};
@@ -88,6 +92,7 @@ class Node final : public Endpoint {
   struct Kept {
     Rank rank;
     float weight;
+    bool of_host;  // weighted already
     SharedBytes bytes;
   };
   struct KeptResult {
@@ -102,6 +107,8 @@ class Node final : public Endpoint {
   void fire(Instant when);
   void plan();  // schedules the next collective when one may start
   void enter();
+  void begin();  // the rounds whose turn it is
+  void begin(Seq seq, Local& local);
   void finishLeave(Instant limit);
   void take(const DataMessage& message);
   void takeControl(Rank from, const Bytes& frame);
@@ -116,6 +123,7 @@ class Node final : public Endpoint {
   void perform(const fault::effect::DropContributions& e);
   void perform(const fault::effect::SendResult& e);
   void perform(const fault::effect::SendHeld& e);
+  void perform(const fault::effect::Relay& e);
   void perform(const fault::effect::Reduce& e);
   void perform(const fault::effect::ApplyOwn& e);
   void perform(const fault::effect::FillLocal& e);
@@ -140,6 +148,7 @@ class Node final : public Endpoint {
   Random& random_;
   const Workload& work_;
   Observer& observer_;
+  HostRounds& hosts_;
   Rank me_;
   const RankPlan& plan_;
   fault::Machine machine_;
@@ -153,6 +162,8 @@ class Node final : public Endpoint {
   Time active_{1s};                           // own clock at `since_`
   Instant since_{};
   std::uint64_t next_ = 1;  // seq of the next collective
+  std::uint64_t begun_ = 0;
+  std::map<Seq, std::vector<DataMessage>> early_;  // for rounds that have not begun here
   std::uint64_t finished_ = 0;
   bool planned_ = false;
   bool stopped_ = false;

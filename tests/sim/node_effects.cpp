@@ -73,6 +73,18 @@ void Node::perform(const effect::SendHeld& e) {
       {header, std::make_shared<const Bytes>(start, start + bytes)});
 }
 
+void Node::perform(const effect::Relay& e) {
+  const DataHeader header = machine_.relayHeader(e.seq, e.chunk);
+  const auto local = locals_.find(e.seq);
+  if (header.contributors.empty() || local == locals_.end()) return;
+  const std::byte* start = chunkAt(local->second, e.chunk);
+  const auto bytes =
+      std::make_shared<const Bytes>(start, start + local->second.layout.bytes(e.chunk));
+  e.to.forEach([&](Rank to) {
+    if (lost_.count(to) == 0) outboxes_[to.value].results.push_back({header, bytes});
+  });
+}
+
 void Node::perform(const effect::Reduce& e) {
   const RoundShape* shape = machine_.shapeOf(e.seq, e.schema);
   if (shape == nullptr) return;
@@ -87,7 +99,8 @@ void Node::perform(const effect::Reduce& e) {
   if (e.contributors.contains(me_) && local != locals_.end() && local->second.schema == e.schema &&
       machine_.holdsInput(e.seq, e.chunk)) {
     const std::byte* start = chunkAt(local->second, e.chunk);
-    inputs.emplace(me_, Kept{me_, plan_.options.weight,
+    const DataHeader mine = machine_.contributionHeader(e.seq, e.chunk);
+    inputs.emplace(me_, Kept{me_, mine.weight, (mine.flags & kOfHost) != 0,
                              std::make_shared<const Bytes>(start, start + layout.bytes(e.chunk))});
   }
   std::vector<Rank> bad;
@@ -113,7 +126,7 @@ void Node::perform(const effect::Reduce& e) {
       for (const auto& [rank, kept] : inputs) {
         T value;
         std::memcpy(&value, kept.bytes->data() + at, sizeof(T));
-        sum += static_cast<double>(value) * static_cast<double>(kept.weight);
+        sum += static_cast<double>(value) * (kept.of_host ? 1.0 : static_cast<double>(kept.weight));
       }
       const T value = static_cast<T>(sum * factor);
       std::memcpy(out.data() + at, &value, sizeof(T));
@@ -137,17 +150,21 @@ void Node::perform(const effect::FillLocal& e) {
   const auto it = locals_.find(e.seq);
   if (it == locals_.end()) return;
   Local& local = it->second;
-  std::byte* data = chunkAt(local, e.chunk);
   const RoundShape& shape = local.shape;
   const bool zero = plan_.options.fallback == Fallback::zero;
-  const double factor = zero ? 0 : factorFor(shape, work_.size(), 1.0);
+  const auto within = local.layout.range(e.chunk);
   withType(shape.dtype, [&](auto type) {
     using T = decltype(type);
-    for (std::size_t at = 0; at < local.layout.bytes(e.chunk); at += sizeof(T)) {
+    for (std::uint64_t i = within.start; i < within.stop; ++i) {
+      double weight = 1.0;
+      for (const auto& range : local.host.ranges) {
+        if (i >= range.start && i < range.stop) weight = range.weight;
+      }
       T value;
-      std::memcpy(&value, data + at, sizeof(T));
+      std::memcpy(&value, local.tensor.data() + i * sizeof(T), sizeof(T));
+      const double factor = factorFor(shape, work_.size(), weight);
       value = zero ? T{} : static_cast<T>(static_cast<double>(value) * factor);
-      std::memcpy(data + at, &value, sizeof(T));
+      std::memcpy(local.tensor.data() + i * sizeof(T), &value, sizeof(T));
     }
   });
   settled(e.seq, e.chunk);

@@ -87,16 +87,11 @@ bool Node::sendContribution(Rank to) {
       if (!again && shard.unanswered.size() >= kCreditsPerShard) break;
       shard.queue.pop_front();
       shard.unanswered.insert(key);
-      DataHeader header;
-      header.type = MessageType::contribution;
-      header.seq = item.seq;
-      header.schema = local->second.schema;
-      header.chunk = item.chunk;
+      DataHeader header = machine_.contributionHeader(item.seq, item.chunk);
       header.attempt = item.attempt;
-      header.weight = plan_.options.weight;
-      header.shape = local->second.shape;
       const std::byte* start = chunkAt(local->second, item.chunk);
-      const auto bytes = local->second.layout.bytes(item.chunk);
+      const bool listens = (header.flags & kListens) != 0;
+      const auto bytes = listens ? 0 : local->second.layout.bytes(item.chunk);
       transmit(to, header, std::make_shared<const Bytes>(start, start + bytes));
       return true;
     }

@@ -73,7 +73,7 @@ class Faults {
   void install(World& world, RandomJob& job) {
     for (auto& one : armed_) one(world);
     for (const Rank rank : guilty_) world.checker().mark(rank);
-    job.faults = text_;
+    job.faults += text_;
     job.planned = planned_;
     if (!splits_) world.checker().expectAgreement();
   }
@@ -235,16 +235,41 @@ class Faults {
 
 }  // namespace
 
-RandomJob randomJob(std::uint64_t seed, Trouble trouble, bool tracing) {
+namespace {
+
+// One to three ranks on each host. Whoever is left out there comes late here.
+void share(Random& random, Workload& work) {
+  for (std::uint32_t host = 0; work.hosts.size() < work.size(); ++host) {
+    const auto ranks = random.between(1, 3);
+    for (std::uint64_t i = 0; i < ranks && work.hosts.size() < work.size(); ++i) {
+      work.hosts.push_back(host);
+    }
+  }
+  for (std::uint32_t r = work.size(); r-- > 1;) {  // any ranks, not only neighbours
+    if (random.chance(0.3)) std::swap(work.hosts[r], work.hosts[random.rank(r + 1)]);
+  }
+  for (auto& rank : work.ranks) rank.options.arrival_floor = rank.options.patience * 3 / 4;
+}
+
+}  // namespace
+
+RandomJob randomJob(std::uint64_t seed, Trouble trouble, bool tracing, Places places) {
   Random random(seed);
   RandomJob job;
   Workload work = randomWork(random);
+  if (places == Places::shared) share(random, work);
   std::optional<Faults> faults;
   if (trouble == Trouble::some) faults.emplace(random, work);
   const Duration jitter = random.upTo(500us);
   job.rounds = work.ops.size();
+  const bool disturbed = places == Places::shared && trouble == Trouble::some && random.chance(0.3);
   job.world = std::make_unique<World>(std::move(work), random.bits(), tracing);
   const std::uint32_t n = job.world->work().size();
+  if (disturbed) {
+    job.world->hosts().disturb();
+    for (std::uint32_t r = 0; r < n; ++r) job.world->checker().mark(Rank{r});
+    job.faults = "ranks of a host disagree now and then; ";
+  }
   for (std::uint32_t a = 0; a < n; ++a) {
     for (std::uint32_t b = 0; b < n; ++b)
       job.world->network().link(Rank{a}, Rank{b}).jitter = jitter;

@@ -16,7 +16,9 @@ struct RandomJob {
 };
 
 enum class Trouble { none, some };
+// Does every rank have a host of its own, or do some share one, and combine their data there first?
+enum class Places { own, shared };
 
-RandomJob randomJob(std::uint64_t seed, Trouble trouble, bool tracing);
+RandomJob randomJob(std::uint64_t seed, Trouble trouble, bool tracing, Places places = Places::own);
 
 }  // namespace papilio::sim

@@ -33,8 +33,8 @@ std::string excerpt(const std::vector<std::string>& lines) {
 }
 
 // Runs the job again with a trace that ends where the first violation was found.
-std::string explain(std::uint64_t seed) {
-  RandomJob job = randomJob(seed, troubleOf(seed), true);
+std::string explain(std::uint64_t seed, Places places) {
+  RandomJob job = randomJob(seed, troubleOf(seed), true, places);
   job.world->run();
   const auto& violations = job.world->checker().violations();
   std::string out = "seed " + std::to_string(seed) + ": " + job.faults + "\n";
@@ -46,7 +46,8 @@ std::string explain(std::uint64_t seed) {
     out += excerpt(job.world->lines());
   }
   return out + "replay: PAPILIO_SIM_SEED=" + std::to_string(seed) +
-         " sim_test --gtest_filter=RandomJobs.*\n";
+         " sim_test --gtest_filter=RandomJobs." +
+         (places == Places::own ? "HoldTheInvariants" : "OnSharedHostsToo") + "\n";
 }
 
 void add(Checker::Tally& sum, const Checker::Tally& one) {
@@ -82,14 +83,14 @@ void print(const Checker::Tally& tally, std::uint64_t first, std::uint64_t round
   }
 }
 
-TEST(RandomJobs, HoldTheInvariants) {
+void holdTheInvariants(Places places, std::uint64_t usual) {
   const std::uint64_t only = fromEnvironment("PAPILIO_SIM_SEED", 0);
-  const std::uint64_t wanted = fromEnvironment("PAPILIO_SIM_ROUNDS", 20'000);
+  const std::uint64_t wanted = fromEnvironment("PAPILIO_SIM_ROUNDS", usual);
   Checker::Tally tally;
   const std::uint64_t first = only != 0 ? only : fromEnvironment("PAPILIO_SIM_FIRST", kFirstSeed);
   std::uint64_t rounds = 0, jobs = 0, planned = 0, fired = 0, failed = 0;
   for (std::uint64_t seed = first; rounds < wanted; ++seed) {
-    RandomJob job = randomJob(seed, troubleOf(seed), false);
+    RandomJob job = randomJob(seed, troubleOf(seed), false, places);
     job.world->run();
     rounds += job.rounds;
     ++jobs;
@@ -101,7 +102,8 @@ TEST(RandomJobs, HoldTheInvariants) {
       ++failed;
       std::cout << "FAILED seed " << seed << ": " << violations.front() << "\n";
     }
-    if (only != 0 || (!violations.empty() && failed <= kExplained)) std::cout << explain(seed);
+    if (only != 0 || (!violations.empty() && failed <= kExplained))
+      std::cout << explain(seed, places);
     if (only != 0) break;
   }
   print(tally, first, rounds, jobs);
@@ -119,6 +121,10 @@ TEST(RandomJobs, HoldTheInvariants) {
     EXPECT_GT(tally.events[kind], 0u) << name(kind);
   }
 }
+
+TEST(RandomJobs, HoldTheInvariants) { holdTheInvariants(Places::own, 20'000); }
+
+TEST(RandomJobs, OnSharedHostsToo) { holdTheInvariants(Places::shared, 12'000); }
 
 }  // namespace
 }  // namespace papilio::sim

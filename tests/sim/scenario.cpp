@@ -52,6 +52,11 @@ class Player {
   void read(const std::string& what) {
     if (what == "ranks") {
       work_.ranks.resize(static_cast<std::size_t>(number()));
+    } else if (what == "hosts") {
+      for (std::uint32_t r = 0; r < work_.size(); ++r) {
+        work_.hosts.push_back(static_cast<std::uint32_t>(number()));
+      }
+      eachRank([](RankPlan& p) { p.options.arrival_floor = p.options.patience * 3 / 4; });
     } else if (what == "seed") {
       seed_ = static_cast<std::uint64_t>(number());
     } else if (what == "depth") {

@@ -38,7 +38,8 @@ struct RankPlan {
 struct Workload {
   std::vector<RoundShape> ops;  // collective seq is ops[seq - 1]
   std::vector<RankPlan> ranks;
-  std::uint32_t depth = 1;  // collectives in flight per rank
+  std::vector<std::uint32_t> hosts;  // by rank; empty: everybody has its own
+  std::uint32_t depth = 1;           // collectives in flight per rank
   Duration timeout = 60s;
   std::map<Seq, Instant> not_before;  // nobody starts that collective earlier
   Duration timer_slack{};             // a node's timers come late by up to this, as on a busy host

@@ -9,11 +9,12 @@ World::World(Workload work, std::uint64_t seed, bool tracing)
     : work_(std::move(work)),
       random_(seed),
       network_(queue_, random_, work_.size()),
+      hosts_(queue_, random_, work_),
       checker_(work_),
       tracing_(tracing) {
   for (std::uint32_t r = 0; r < work_.size(); ++r) {
-    nodes_.push_back(std::make_unique<Node>(Surroundings{queue_, network_, random_, work_, *this},
-                                            Rank{r}, seed + r));
+    nodes_.push_back(std::make_unique<Node>(
+        Surroundings{queue_, network_, random_, work_, *this, hosts_}, Rank{r}, seed + r));
   }
 }
 
@@ -23,6 +24,7 @@ void World::crash(Rank rank, Duration evidence_after) {
   if (!victim.through()) ++fired_;
   checker_.mark(rank);
   victim.crash();
+  queue_.after(evidence_after, [this, rank] { hosts_.gone(rank); });
   for (auto& other : nodes_) {
     if (other->rank() == rank) continue;
     queue_.after(evidence_after + random_.upTo(evidence_after), [&other = *other, rank] {
@@ -43,6 +45,7 @@ void World::leave(Rank rank) {
   checker_.mark(rank);
   if (!node(rank).through()) ++fired_;
   node(rank).leave();
+  hosts_.gone(rank);
 }
 
 void World::block(Rank from, Rank to, Duration length) {

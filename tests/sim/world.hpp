@@ -35,6 +35,7 @@ class World final : public Observer {
 
   Node& node(Rank rank) { return *nodes_[rank.value]; }
   Network& network() { return network_; }
+  HostRounds& hosts() { return hosts_; }
   Checker& checker() { return checker_; }
   const Workload& work() const { return work_; }
   std::uint64_t fired() const { return fired_; }
@@ -53,7 +54,10 @@ class World final : public Observer {
   void entered(Rank rank, Seq seq, const RoundShape& shape) override;
   void finished(Rank rank, const Finished& round) override;
   void noticed(Rank rank, const fault::Event& event) override;
-  void leaving(Rank rank) override { checker_.mark(rank); }
+  void leaving(Rank rank) override {
+    checker_.mark(rank);
+    hosts_.gone(rank);
+  }
   bool tracing() const override { return tracing_; }
   void trace(Rank rank, const std::string& line) override;
 
@@ -62,6 +66,7 @@ class World final : public Observer {
   EventQueue queue_;
   Random random_;
   Network network_;
+  HostRounds hosts_;
   Checker checker_;
   std::vector<std::unique_ptr<Node>> nodes_;
   std::multimap<std::pair<Rank, Seq>, std::pair<Duration, std::function<void()>>> triggers_;
