@@ -17,6 +17,7 @@
 #include "core/view.hpp"
 #include "engine/control_plane.hpp"
 #include "engine/transport.hpp"
+#include "fault/host_share.hpp"
 #include "fault/options.hpp"
 #include "fault/report.hpp"
 
@@ -54,6 +55,9 @@ struct GroupConfig {
   ContributorSet absent;         // slots without a process; their records are not looked at
   fault::Reason absent_because = fault::Reason::dead;
   ContributorSet fresh;  // members that were not in the view before
+  // Members with equal numbers share a host, by rank, and combine their data before the round
+  // (Group::combined); empty: nobody does.
+  std::vector<std::uint32_t> hosts;
 };
 
 // What a boundary says (fault/view_change.hpp).
@@ -85,6 +89,8 @@ using DoneFn = std::function<void(const Completion&)>;
 struct AllreduceRequest {
   void* data = nullptr;
   RoundShape shape;  // numel, dtype, op, premul; kind allreduce, strict false
+  // The round begins when combined() has been called. Until then the memory is the caller's.
+  bool combines = false;
 };
 
 // One step of a strict collective: what goes to and comes from every rank, then a local operation.
@@ -183,6 +189,9 @@ class Group {
   virtual Seq submit(StrictRequest request, std::optional<Duration> timeout, DoneFn done) = 0;
   // Numbered apart from the collectives, with kMessageNumbers added.
   virtual Seq submit(MessageRequest request, std::optional<Duration> timeout, DoneFn done) = 0;
+  // The ranks of this host have combined their data, as `share` says, in place; or they could not,
+  // and the memory is as it was. Later collectives of this rank begin after that one.
+  virtual void combined(Seq seq, fault::HostShare share) = 0;
   // Ends one round or message early with this error; a round that already ended is left alone.
   virtual void cancel(Seq seq, fault::ErrorKind kind, const std::string& text) = 0;
   // Ends all rounds with `aborted` and refuses new ones (they complete with `aborted`).

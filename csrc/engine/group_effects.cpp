@@ -59,8 +59,24 @@ void GroupRuntime::perform(const effect::SendHeld& e) {
   host_.hasWork(peers_[e.to.value]);
 }
 
+void GroupRuntime::perform(const effect::Relay& e) {
+  DataHeader header = machine_.relayHeader(e.seq, e.chunk);
+  const auto local = locals_.find(e.seq);
+  if (header.contributors.empty() || local == locals_.end()) return;
+  const auto bytes = local->second.layout.bytes(e.chunk);
+  BlockRef block = host_.pool().allocate(static_cast<std::uint32_t>(bytes));
+  header.payload_crc = copyWithCrc32c(block.data(), {chunkData(local->second, e.chunk), bytes});
+  e.to.forEach([&](Rank to) {
+    if (to == config_.rank) return;
+    outboxes_[to.value].push(Outbox::Result{header, block});
+    host_.hasWork(peers_[to.value]);
+  });
+}
+
 Factor GroupRuntime::factorFor(const RoundShape& shape, double weight_sum) const {
+  if (sums(shape)) return 1.0;
   if (weight_sum <= 0) return 0.0;
+  if (config_.options.of_host) return {1.0, weight_sum};
   if (shape.op == ReduceOp::avg) return {1.0, weight_sum};
   return {static_cast<double>(config_.size) * shape.premul, weight_sum};
 }
@@ -70,9 +86,12 @@ ContributorSet GroupRuntime::reduceInto(const effect::Reduce& e, const RoundShap
   const auto kept = buffers_.takeContributions({e.seq, e.schema, e.chunk});
   const auto local = locals_.find(e.seq);
   std::vector<ReduceInput> inputs;
+  std::vector<double> weights;
   std::vector<Rank> ranks;
-  const auto add = [&](Rank rank, const std::byte* data, float weight) {
-    inputs.push_back({data, weight});
+  const auto add = [&](Rank rank, const std::byte* data, float weight, bool of_host) {
+    // Sums are weighted already.
+    inputs.push_back({data, of_host && combinedIsSum(shape.dtype) ? 1.0F : weight});
+    weights.push_back(static_cast<double>(weight));
     ranks.push_back(rank);
   };
   e.contributors.forEach([&](Rank rank) {
@@ -80,29 +99,38 @@ ContributorSet GroupRuntime::reduceInto(const effect::Reduce& e, const RoundShap
       // The tensor may have been completed from elsewhere since the machine decided.
       const bool intact = local != locals_.end() && local->second.schema == e.schema &&
                           machine_.holdsInput(e.seq, e.chunk);
-      if (intact) add(rank, chunkData(local->second, e.chunk), config_.options.weight);
+      if (!intact) return;
+      const DataHeader mine = machine_.contributionHeader(e.seq, e.chunk);
+      add(rank, chunkData(local->second, e.chunk), mine.weight, (mine.flags & kOfHost) != 0);
       return;
     }
     for (const auto& contribution : kept) {
-      if (contribution.rank == rank) add(rank, contribution.block.data(), contribution.weight);
+      if (contribution.rank != rank) continue;
+      add(rank, contribution.block.data(), contribution.weight, contribution.of_host);
     }
   });
   const auto reduce = [&] {
     double weight_sum = 0;
-    for (const auto& input : inputs) weight_sum += static_cast<double>(input.weight);
+    for (const double weight : weights) weight_sum += weight;
     reduceWeighted(shape.dtype, inputs, numel, factorFor(shape, weight_sum), out);
   };
   if (!inputs.empty()) reduce();
   const bool drops = config_.options.nonfinite == NonFinite::drop;
-  if (drops && inputs.size() > 2 && hasNonFinite(shape.dtype, out, numel)) {
+  // Within a host one that has none is enough: whether the others are a minority of all, it can not
+  // know, and a single one would spoil what all of them have.
+  const bool of_host = config_.options.of_host;
+  const std::size_t fewest = of_host ? 2 : 3;
+  if (drops && inputs.size() >= fewest && hasNonFinite(shape.dtype, out, numel)) {
     std::vector<std::size_t> bad;
     for (std::size_t k = 0; k < inputs.size(); ++k) {
       if (hasNonFinite(shape.dtype, inputs[k].data, numel)) bad.push_back(k);
     }
     // Only a minority is taken for damage; when most have it, the model itself diverged.
-    if (!bad.empty() && bad.size() * 2 < inputs.size()) {
+    const bool minority = of_host ? bad.size() < inputs.size() : bad.size() * 2 < inputs.size();
+    if (!bad.empty() && minority) {
       for (auto it = bad.rbegin(); it != bad.rend(); ++it) {
         inputs.erase(inputs.begin() + static_cast<std::ptrdiff_t>(*it));
+        weights.erase(weights.begin() + static_cast<std::ptrdiff_t>(*it));
         ranks.erase(ranks.begin() + static_cast<std::ptrdiff_t>(*it));
       }
       nonfinite_dropped_ += bad.size();
@@ -143,9 +171,16 @@ void GroupRuntime::perform(const effect::FillLocal& e) {
   if (it == locals_.end()) return;
   const Local& local = it->second;
   std::byte* data = chunkData(local, e.chunk);
-  const auto numel = local.layout.range(e.chunk).size();
+  const auto within = local.layout.range(e.chunk);
+  const auto numel = within.size();
   if (config_.options.fallback == Fallback::zero) {
     std::memset(data, 0, local.layout.bytes(e.chunk));
+  } else if (!local.ranges.empty()) {
+    makeWhole(local.ranges, local.shape, local.data, within.start, within.stop);
+  } else if (config_.options.of_host) {
+    if (sums(local.shape)) {
+      scale(local.shape.dtype, data, numel, static_cast<double>(config_.options.weight));
+    }
   } else if (local.shape.op != ReduceOp::avg) {
     scale(local.shape.dtype, data, numel, static_cast<double>(config_.size) * local.shape.premul);
   }
@@ -212,6 +247,10 @@ void GroupRuntime::perform(const effect::Notify& e) {
   const Event& event = e.event;
   const std::string peer = "peer " + std::to_string(event.rank.value);
   const std::string why = std::string(fault::name(event.reason)) + ": " + event.detail;
+  if (config_.options.of_host) {  // the whole group says the same
+    return host_.log(LogLevel::debug,
+                     prefix(event.seq) + fault::name(event.kind) + " " + peer + " (" + why + ")");
+  }
   switch (event.kind) {
     case EventKind::peer_lost:
       host_.log(event.reason == Reason::left ? LogLevel::info : LogLevel::warn,

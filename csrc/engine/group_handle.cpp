@@ -102,6 +102,10 @@ void GroupHandle::withGroup(std::function<void(GroupRuntime&)> action) {
   });
 }
 
+void GroupHandle::combined(Seq seq, fault::HostShare share) {
+  withGroup([seq, share = std::move(share)](GroupRuntime& group) { group.combined(seq, share); });
+}
+
 void GroupHandle::cancel(Seq seq, fault::ErrorKind kind, const std::string& text) {
   withGroup([=](GroupRuntime& group) { group.cancel(seq, kind, text); });
 }

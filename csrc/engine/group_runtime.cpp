@@ -24,6 +24,7 @@ fault::MachineConfig machineConfig(const GroupConfig& config, Incarnation incarn
   out.view = config.view;
   out.absent = config.absent;
   out.absent_because = config.absent_because;
+  out.hosts = config.hosts;
   return out;
 }
 
@@ -51,12 +52,12 @@ GroupRuntime::GroupRuntime(GroupHost& host, GroupConfig config, std::vector<Peer
       views_(viewConfig(config_, incarnation)),
       outboxes_(config_.size, Outbox(kCreditsPerShard)),
       block_bytes_(maxChunkBytes(config_.size)),
-      hook_(std::getenv("PAPILIO_TEST_HOOK")) {
+      hook_(config_.options.of_host ? nullptr : std::getenv("PAPILIO_TEST_HOOK")) {
   joined_.insert(config_.rank);
   config_.absent.forEach([&](Rank rank) { p2p_.peerGone(rank, config_.absent_because); });
   shared_->boundaries = config_.boundaries;
   if (config_.view > ViewNumber{1}) announceView();
-  if (config_.rank == Rank{0} && config_.view == ViewNumber{1})
+  if (config_.rank == Rank{0} && config_.view == ViewNumber{1} && !config_.options.of_host)
     host_.log(LogLevel::info, prefix(Seq{}) + describeDeadlines(config_.options));
 }
 
@@ -71,8 +72,8 @@ Layout GroupRuntime::layoutOf(const RoundShape& shape, Seq seq) const {
   return {shape.numel, elementSize(shape.dtype), config_.size, seq, config_.absent};
 }
 
-void GroupRuntime::allreduce(Seq seq, const AllreduceRequest& request, Duration timeout,
-                             Clock::time_point issued, DoneFn done) {
+void GroupRuntime::beginAllreduce(Seq seq, const AllreduceRequest& request, Duration timeout,
+                                  Clock::time_point issued, DoneFn done, fault::HostShare share) {
   Local& local = locals_[seq];
   local.data = static_cast<std::byte*>(request.data);
   local.shape = request.shape;
@@ -81,12 +82,14 @@ void GroupRuntime::allreduce(Seq seq, const AllreduceRequest& request, Duration 
   local.issued = issued;
   local.done = std::move(done);
   hook_.at(TestPhase::before, seq);
-  machine_.enterAllreduce(host_.now(), seq, request.shape, timeout);
+  local.ranges = share.ranges;
+  machine_.enterAllreduce(host_.now(), seq, request.shape, timeout, std::move(share));
   drain();
+  takeEarly(seq);
 }
 
-void GroupRuntime::strict(Seq seq, StrictRequest request, Duration timeout,
-                          Clock::time_point issued, DoneFn done) {
+void GroupRuntime::beginStrict(Seq seq, StrictRequest request, Duration timeout,
+                               Clock::time_point issued, DoneFn done) {
   if (request.plan) request.phases = request.plan(machine_.members().present());
   fault::StrictSpec spec;
   spec.shape = request.shape;
@@ -114,6 +117,18 @@ void GroupRuntime::cancel(Seq seq, fault::ErrorKind kind, const std::string& tex
     p2p_.cancel(seq, kind, text);
     return drainMessages();
   }
+  const auto queued = queue_.find(seq);
+  if (queued != queue_.end()) {
+    // Until it is over, what combines the data may write to the memory.
+    if (queued->second.waits) {
+      queued->second.ended = kind;
+      queued->second.why = text;
+      return;
+    }
+    auto node = queue_.extract(queued);
+    endQueued(seq, std::move(node.mapped()), kind, text);
+    return beginReady();
+  }
   machine_.cancel(host_.now(), seq, kind, text);
   drain();
 }
@@ -121,6 +136,7 @@ void GroupRuntime::cancel(Seq seq, fault::ErrorKind kind, const std::string& tex
 void GroupRuntime::abort(const std::string& why) {
   machine_.cancelAll(host_.now(), fault::ErrorKind::aborted, why);
   drain();
+  endQueue(fault::ErrorKind::aborted, why);
   p2p_.cancelAll(fault::ErrorKind::aborted, why);
   drainMessages();
   answerBoundary({Boundary::Kind::ended, {}, {}});
@@ -138,6 +154,7 @@ void GroupRuntime::abandon(const std::string& why) {
     if (done) done(completion);
   };
   for (auto& [seq, local] : std::exchange(locals_, {})) end(seq, local.shape, local.done);
+  for (auto& [seq, entry] : std::exchange(queue_, {})) end(seq, entry.shape, entry.done);
   for (auto& [id, message] : std::exchange(messages_, {})) end(id, message.shape, message.done);
   answerBoundary({Boundary::Kind::ended, {}, {}});
 }
@@ -232,6 +249,7 @@ void GroupRuntime::message(Rank from, const DataHeader& header,
   bool intact = false;
   switch (machine_.judge(now, from, header)) {
     case fault::Admission::drop: drain(); return;
+    case fault::Admission::defer: keepEarly(from, header, payload); return;
     case fault::Admission::keep:
       if (buffers_.keptOf(from) >= mostKept()) {
         ++flooded_;
@@ -258,7 +276,8 @@ bool GroupRuntime::keep(Rank from, const DataHeader& header, std::span<const std
   } else {
     std::memcpy(block.data(), payload.data(), payload.size());
   }
-  buffers_.keep({header.seq, header.schema, header.chunk}, {from, header.weight, std::move(block)});
+  buffers_.keep({header.seq, header.schema, header.chunk},
+                {from, header.weight, std::move(block), (header.flags & kOfHost) != 0});
   return true;
 }
 

@@ -71,6 +71,7 @@ class GroupRuntime {
                  Clock::time_point issued, DoneFn done);
   void strict(Seq seq, StrictRequest request, Duration timeout, Clock::time_point issued,
               DoneFn done);
+  void combined(Seq seq, fault::HostShare share);
   // A point-to-point message; `id` as Group::submit() returns it.
   void exchange(Seq id, const MessageRequest& request, Duration timeout, Clock::time_point issued,
                 DoneFn done);
@@ -120,6 +121,7 @@ class GroupRuntime {
     RoundShape shape;
     SchemaHash schema;
     Layout layout;
+    std::vector<fault::ReportChunk> ranges;  // fault::HostShare
     std::optional<StrictRequest> strict;
     Clock::time_point issued;
     DoneFn done;
@@ -131,6 +133,7 @@ class GroupRuntime {
   void perform(const fault::effect::DropContributions& e);
   void perform(const fault::effect::SendResult& e);
   void perform(const fault::effect::SendHeld& e);
+  void perform(const fault::effect::Relay& e);
   void perform(const fault::effect::Reduce& e);
   void perform(const fault::effect::ApplyOwn& e);
   void perform(const fault::effect::FillLocal& e);
@@ -154,6 +157,38 @@ class GroupRuntime {
   void seal(DataHeader header, Outgoing& out) const;
   // Stages `bytes` and its checksum; false without memory.
   bool stage(std::span<const std::byte> bytes, Outgoing& out, DataHeader& header);
+
+  // group_host.cpp: rounds that begin when this host has combined its data.
+  struct Queued {
+    bool waits = false;
+    std::byte* data = nullptr;  // tolerant
+    RoundShape shape;
+    fault::HostShare share;
+    DoneFn done;
+    std::function<void(Queued&)> begin;
+    fault::ErrorKind ended = fault::ErrorKind::none;  // meanwhile, and why
+    std::string why;
+  };
+  struct Early {
+    Rank from;
+    DataHeader header;
+    BlockRef payload;
+  };
+  void beginAllreduce(Seq seq, const AllreduceRequest& request, Duration timeout,
+                      Clock::time_point issued, DoneFn done, fault::HostShare share);
+  void beginStrict(Seq seq, StrictRequest request, Duration timeout, Clock::time_point issued,
+                   DoneFn done);
+  void beginReady();
+  void tellCombining();
+  void endQueued(Seq seq, Queued entry, fault::ErrorKind kind, const std::string& text);
+  void endQueue(fault::ErrorKind kind, const std::string& text);
+  void keepEarly(Rank from, const DataHeader& header, std::span<const std::byte> payload);
+  void takeEarly(Seq seq);
+  void makeWhole(const std::vector<fault::ReportChunk>& ranges, const RoundShape& shape,
+                 std::byte* data, std::uint64_t start, std::uint64_t stop) const;
+  bool sums(const RoundShape& shape) const {  // what this group makes is not divided
+    return config_.options.of_host && fault::combinedIsSum(shape.dtype);
+  }
 
   // group_p2p.cpp
   struct Message {
@@ -200,6 +235,9 @@ class GroupRuntime {
   RoundBuffers buffers_;
   std::vector<Outbox> outboxes_;  // by rank
   std::map<Seq, Local> locals_;
+  std::map<Seq, Queued> queue_;  // not begun, in the order of the calls
+  std::deque<Early> early_;      // results for them
+  std::uint64_t early_bytes_ = 0;
   ContributorSet joined_;
   std::uint32_t block_bytes_;
   std::uint64_t nonfinite_dropped_ = 0;

@@ -20,7 +20,7 @@ void GroupRuntime::seal(DataHeader header, Outgoing& out) const {
   header.incarnation = incarnation_;
   header.view = machine_.view();
   header.src = config_.rank;
-  header.payload_bytes = out.payload.size();
+  header.payload_bytes = out.payload ? out.payload.size() : 0;
   encode(header, out.header);
 }
 
@@ -108,17 +108,12 @@ bool GroupRuntime::produceContribution(Rank to, Outgoing& out, bool& starved) {
       continue;
     }
     const Local& local = it->second;
-    DataHeader header;
-    header.type = MessageType::contribution;
-    header.seq = item.seq;
-    header.schema = local.schema;
-    header.chunk = item.chunk;
+    DataHeader header = machine_.contributionHeader(item.seq, item.chunk);
     header.attempt = item.attempt;
-    header.weight = config_.options.weight;
-    header.shape = local.shape;
     const std::span<const std::byte> bytes(chunkData(local, item.chunk),
                                            local.layout.bytes(item.chunk));
-    if (!stage(bytes, out, header)) {
+    const bool listens = (header.flags & kListens) != 0;
+    if (!listens && !stage(bytes, out, header)) {
       starved = true;
       return false;
     }

@@ -117,8 +117,8 @@ void reduceWeighted(DType dtype, std::span<const ReduceInput> inputs, std::uint6
   }
 }
 
-void scale(DType dtype, std::byte* data, std::uint64_t numel, double factor) {
-  if (factor == 1.0) return;
+void scale(DType dtype, std::byte* data, std::uint64_t numel, Factor factor) {
+  if (factor.one()) return;
   const ReduceInput self{data, 1.0F};
   reduceWeighted(dtype, {&self, 1}, numel, factor, data);
 }

@@ -38,7 +38,7 @@ void reduceStrict(DType dtype, ReduceOp op, std::span<const std::byte* const> in
                   std::uint64_t numel, double premul, std::byte* out);
 
 // data[i] *= factor, floating types; nothing happens for factor 1.
-void scale(DType dtype, std::byte* data, std::uint64_t numel, double factor);
+void scale(DType dtype, std::byte* data, std::uint64_t numel, Factor factor);
 
 // Is there a NaN or an infinity? Floating types only.
 bool hasNonFinite(DType dtype, const std::byte* data, std::uint64_t numel);

@@ -23,6 +23,7 @@ struct KeptContribution {
   Rank rank;
   float weight = 1.0F;
   BlockRef block;
+  bool of_host = false;  // combined before
 };
 
 struct KeptResult {
