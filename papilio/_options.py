@@ -54,6 +54,7 @@ _RULES = {
     "codec": _Rule(choices=("raw",)),
     "integrity": _Rule(choices=("payload", "header")),
     "transport": _Rule(choices=("auto", "ucx", "shm")),
+    "hierarchy": _Rule(choices=("off", "host")),
     "report_history": _Rule(low=1, high=1_000_000),
 }
 
@@ -81,6 +82,8 @@ class Options:
         transport: which lanes may be used: ``"auto"`` (shared memory within a host, UCX else),
             ``"ucx"`` or ``"shm"``; the same for all groups of a process.
         interface: network interface or address to listen on; empty: what routes to the store.
+        hierarchy: ``"host"``: ranks of one host combine their tensors first, and one of them
+            speaks for all in the round; the same on all ranks.
         report_history: rounds whose reports are kept per group.
     """
 
@@ -98,6 +101,7 @@ class Options:
     integrity: str | None = None
     transport: str | None = None
     interface: str | None = None
+    hierarchy: str | None = None
     report_history: int | None = None
 
     def validate(self) -> "Options":
@@ -127,6 +131,7 @@ _DEFAULTS = {
     "integrity": "payload",
     "transport": "auto",
     "interface": "",
+    "hierarchy": "off",
     "report_history": 256,
 }
 _TYPES = {name: type(value) for name, value in _DEFAULTS.items()}
@@ -209,6 +214,7 @@ def to_settings(options: Options, native):
     settings.interface = options.interface
     settings.transport = options.transport
     settings.log_level = log_level()
+    settings.hierarchy = options.hierarchy
     settings.report_history = options.report_history
     settings.set_mode(options.mode == "strict")
     settings.set_patience(options.patience)

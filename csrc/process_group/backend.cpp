@@ -61,8 +61,9 @@ c10::intrusive_ptr<BackendPapilio> BackendPapilio::atStore(c10d::Store& store, i
       c10::make_intrusive<BackendPapilio>(std::move(process), rank, size, std::move(name),
                                           std::move(settings), timeout, std::move(listeners));
   if (deferred) return backend;
-  auto met = meet(store, rank, size, backend->process_->engine().localRecord(), backend->identity_,
-                  backend->timeout_.load(), rejoin);
+  auto met =
+      meet(store, rank, size, backend->process_->engine().localRecord(),
+           backend->settings_.hierarchy, backend->identity_, backend->timeout_.load(), rejoin);
   if (met.view == ViewNumber{0}) {
     backend->beAlone(std::move(met));
   } else {

@@ -15,6 +15,7 @@
 
 #include "engine/engine.hpp"
 #include "process_group/device_queue.hpp"
+#include "process_group/host_combiner.hpp"
 #include "process_group/options.hpp"
 #include "process_group/process.hpp"
 #include "process_group/rendezvous.hpp"
@@ -229,6 +230,9 @@ class BackendPapilio final : public c10d::Backend {
   void forgetParent();
   // A group of these members, which need not be connected yet.
   std::shared_ptr<engine::Group> open(const Meeting& met, int rank, Millis timeout);
+  // Of the members of this host, if some share one and others do not; backend_hierarchy.cpp.
+  std::unique_ptr<HostCombiner> combinerFor(Process& process, const Meeting& met,
+                                            engine::GroupConfig& whole) const;
   std::string describe(const Meeting& met, const std::map<Rank, std::string>& missing) const;
   void enter(Meeting met);  // open() and wait; throws DistBackendError naming who is missing
   void join(std::shared_ptr<engine::Group> group, Meeting met, int rank);

@@ -5,6 +5,7 @@
 #include "core/hash.hpp"
 #include "process_group/backend.hpp"
 #include "process_group/interpreter.hpp"
+#include "process_group/tiered_group.hpp"
 
 namespace papilio::pg {
 
@@ -63,7 +64,10 @@ std::shared_ptr<engine::Group> BackendPapilio::open(const Meeting& met, int rank
       callbacks->post([=] { handler(group, event); });
     };
   }
-  return process->engine().createGroup(std::move(config));
+  auto combiner = combinerFor(*process, met, config);
+  auto group = process->engine().createGroup(std::move(config));
+  if (!combiner) return group;
+  return std::make_shared<TieredGroup>(std::move(group), std::move(combiner));
 }
 
 std::string BackendPapilio::describe(const Meeting& met,

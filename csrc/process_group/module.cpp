@@ -24,6 +24,7 @@ void bindSettings(py::module_& m) {
       .def_readwrite("interface", &Settings::interface)
       .def_readwrite("transport", &Settings::transport)
       .def_readwrite("log_level", &Settings::log_level)
+      .def_readwrite("hierarchy", &Settings::hierarchy)
       .def_readwrite("report_history", &Settings::report_history)
       .def("set_mode",
            [](Settings& s, bool strict) {

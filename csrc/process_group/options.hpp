@@ -20,6 +20,7 @@ struct Settings {
   std::string interface;
   std::string transport = "auto";
   std::string log_level = "warn";
+  std::string hierarchy = "off";
   std::size_t report_history = 256;
 };
 

@@ -25,12 +25,13 @@ struct Published {
   std::string version;
   int size = 0;
   std::uint64_t number = 0;
+  std::string hierarchy;
   std::string record;
 };
 
 std::string encodePublished(const Published& value) {
   return value.version + "\n" + std::to_string(value.size) + "\n" + std::to_string(value.number) +
-         "\n" + value.record;
+         "\n" + value.hierarchy + "\n" + value.record;
 }
 
 Published parsePublished(const std::string& text, int rank) {
@@ -40,6 +41,7 @@ Published parsePublished(const std::string& text, int rank) {
   std::getline(in, out.version);
   std::getline(in, size);
   std::getline(in, number);
+  std::getline(in, out.hierarchy);
   std::getline(in, out.record);
   char* end_of_size = nullptr;
   char* end_of_number = nullptr;
@@ -118,6 +120,10 @@ Meeting whoMet(c10d::Store& store, std::int64_t turn, int rank, int size, const 
     TORCH_CHECK_WITH(DistBackendError, theirs.size == size, "papilio: rank ", r,
                      " was started with world size ", theirs.size, ", this rank ", rank, " with ",
                      size, "; start all ranks with the same world size");
+    TORCH_CHECK_WITH(DistBackendError, theirs.hierarchy == mine.hierarchy, "papilio: rank ", r,
+                     " was started with hierarchy='", theirs.hierarchy, "', this rank ", rank,
+                     " with '", mine.hierarchy,
+                     "'; set PAPILIO_HIERARCHY to the same on all ranks");
     identity += text + "\n";
     out.records.push_back(theirs.record);
   }
@@ -149,8 +155,9 @@ std::string randomHex() {
 }  // namespace
 
 Meeting meet(c10d::Store& store, int rank, int size, const std::string& record,
-             std::uint64_t group_number, std::chrono::milliseconds limit, bool rejoin) {
-  const Published mine{"papilio " PAPILIO_VERSION, size, group_number, record};
+             const std::string& hierarchy, std::uint64_t group_number,
+             std::chrono::milliseconds limit, bool rejoin) {
+  const Published mine{"papilio " PAPILIO_VERSION, size, group_number, hierarchy, record};
   const std::string turns = "papilio/turns/" + std::to_string(rank);
   const auto [turn, met] = takeTurn(store, turns, rank, size, mine, rejoin);
   if (met) {

@@ -25,10 +25,12 @@ struct Meeting {
 };
 
 // Publishes this rank's record, waits for all others, checks that they agree on size and version.
-// Throws c10::DistBackendError that names the ranks that are missing or differ. `rejoin`: if
+// Throws c10::DistBackendError that names the ranks that are missing or differ (Options.hierarchy
+// too). `rejoin`: if
 // another process has met the others as this rank already, take its place: view 0.
 Meeting meet(c10d::Store& store, int rank, int size, const std::string& record,
-             std::uint64_t group_number, std::chrono::milliseconds limit, bool rejoin);
+             const std::string& hierarchy, std::uint64_t group_number,
+             std::chrono::milliseconds limit, bool rejoin);
 
 // Equal on all members of the first group: from the store, unless the user set one.
 std::string jobSecret(c10d::Store& store);

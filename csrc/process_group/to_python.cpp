@@ -33,6 +33,7 @@ py::dict toDict(const Settings& settings) {
   out["integrity"] = group.payload_crc ? "payload" : "header";
   out["transport"] = settings.transport;
   out["interface"] = settings.interface;
+  out["hierarchy"] = settings.hierarchy;
   out["report_history"] = settings.report_history;
   return out;
 }

@@ -27,6 +27,7 @@ BAD = [
     ("codec", "zip", "'raw'"),
     ("integrity", "none", "'payload'"),
     ("transport", "carrier pigeon", "'auto'"),
+    ("hierarchy", "rack", "'host'"),
     ("interface", 7, "text"),
     ("report_history", 0, "1"),
 ]
@@ -60,6 +61,7 @@ def test_every_field_has_its_variable(field, monkeypatch):
     default = _options._DEFAULTS[field]
     other = {"mode": "strict", "fallback": "zero", "nonfinite": "propagate"}
     other |= {"integrity": "header", "transport": "ucx", "quorum": "live", "codec": "raw"}
+    other |= {"hierarchy": "host"}
     value = other.get(field, "text" if isinstance(default, str) else 2)
     monkeypatch.setenv(f"PAPILIO_{field.upper()}", str(value))
     assert getattr(papilio.Options().validate(), field) == type(default)(value)

@@ -1,0 +1,76 @@
+// Options.hierarchy: who shares a host, and what combines their data (docs/adr/0012).
+#include <algorithm>
+#include <limits>
+
+#include "control/control_plane.hpp"
+#include "core/hash.hpp"
+#include "process_group/backend.hpp"
+#include "process_group/engine_combiner.hpp"
+
+namespace papilio::pg {
+
+namespace {
+
+// A number per rank; equal ones share a host. Who is not there has one of its own.
+std::vector<std::uint32_t> hostsOf(const Meeting& met) {
+  std::map<std::uint64_t, std::uint32_t> numbers;
+  std::vector<std::uint32_t> out;
+  for (std::uint32_t r = 0; r < met.records.size(); ++r) {
+    const bool absent = met.absent.contains(Rank{r});
+    const auto next = static_cast<std::uint32_t>(numbers.size());
+    out.push_back(absent ? std::numeric_limits<std::uint32_t>::max() - r
+                         : numbers.emplace(control::hostOf(met.records[r]), next).first->second);
+  }
+  return out;
+}
+
+// What a host makes has to be there before anybody takes its leader for late.
+fault::GroupOptions hostOptions(const fault::GroupOptions& whole) {
+  fault::GroupOptions out = whole;
+  out.of_host = true;
+  out.patience = whole.patience / 2;
+  out.arrival_floor = std::min<Duration>(fault::GroupOptions{}.arrival_floor, out.patience);
+  out.fallback = fault::Fallback::local;
+  out.min_peers = 1;
+  // Whom it waits for in the round of all, and why it came late to this one, this group can not
+  // know: it waits for nobody twice, but accuses nobody.
+  out.slow_strikes = std::numeric_limits<std::uint32_t>::max();
+  return out;
+}
+
+}  // namespace
+
+std::unique_ptr<HostCombiner> BackendPapilio::combinerFor(Process& process, const Meeting& met,
+                                                          engine::GroupConfig& whole) const {
+  if (settings_.hierarchy != "host" || met.view == ViewNumber{0}) return nullptr;
+  const auto hosts = hostsOf(met);
+  const auto mine = hosts[whole.rank.value];
+  std::vector<Rank> members;
+  bool others = false;
+  bool shared = false;
+  for (std::uint32_t r = 0; r < hosts.size(); ++r) {
+    if (met.absent.contains(Rank{r})) continue;
+    if (hosts[r] == mine) members.push_back(Rank{r});
+    others = others || hosts[r] != mine;
+    shared = shared || std::count(hosts.begin(), hosts.end(), hosts[r]) > 1;
+  }
+  if (!others || !shared) return nullptr;  // the flat schedule is as good
+  whole.hosts = hosts;
+  whole.options.arrival_floor =
+      std::max<Duration>(whole.options.arrival_floor, whole.options.patience * 3 / 4);
+  if (members.size() < 2) return nullptr;
+  engine::GroupConfig config;
+  config.name = whole.name + ":host";
+  config.id = GroupId{static_cast<std::uint32_t>(
+      hashCombine(hashCombine(whole.id.value, hashBytes("host")), members.front().value))};
+  config.size = static_cast<std::uint32_t>(members.size());
+  for (const Rank member : members) config.records.push_back(whole.records[member.value]);
+  config.rank = Rank{static_cast<std::uint32_t>(
+      std::find(members.begin(), members.end(), whole.rank) - members.begin())};
+  config.options = hostOptions(whole.options);
+  config.report_history = 1;
+  return std::make_unique<EngineCombiner>(process.engine().createGroup(std::move(config)),
+                                          std::move(members));
+}
+
+}  // namespace papilio::pg
