@@ -2,7 +2,8 @@
 
 Speaks over the socket whose number is its argument. Request, one JSON object: ``{"fork":
 environment}`` with three descriptors (stdin, stdout, stderr of the rank), answered with ``{"pid":
-...}`` (TEST_NETWORK in the environment names a network namespace for it); ``{"reap": pid}``, sent
+...}`` (TEST_NETWORK in the environment names a network namespace for it alone, TEST_HOST one that
+it shares with others); ``{"reap": pid}``, sent
 when that process has ended, answered with ``{"status": exit code}``, negative for a signal;
 ``{"import": module}``, for what many ranks need and takes long to load, answered with ``{}``. Ends
 when the socket closes. No thread may exist here, and the extension is not loaded: a rank loads it
@@ -14,10 +15,12 @@ import ctypes
 import importlib
 import json
 import os
+import signal
 import socket
 import sys
 import time
 
+CLONE_NEWNS = 0x00020000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
@@ -30,9 +33,69 @@ def _handlers_done() -> None:
         print(json.dumps({"handlers_done": time.monotonic()}), flush=True)
 
 
-def fork(network: str | None) -> int:
+class Host:
+    """A pid namespace with a /proc of its own, in a network namespace, for several ranks: they
+    share a host, and to all others it is another machine."""
+
+    known: dict = {}
+
+    def __init__(self, network: str):
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        own = os.open("/proc/self/ns/pid", os.O_RDONLY)
+        ready, ours = os.pipe()
+        self._call("unshare", CLONE_NEWPID)  # for children only
+        first = os.fork()  # the namespace lives as long as this process
+        if first == 0:
+            self._be_first(network, ours)
+        self._call("setns", own, CLONE_NEWPID)
+        os.close(own)
+        os.close(ours)
+        assert os.read(ready, 1) == b".", f"no host in the namespace {network}"
+        os.close(ready)
+        self._spaces = {
+            kind: os.open(f"/proc/{first}/ns/{name}", os.O_RDONLY)
+            for kind, name in ((CLONE_NEWPID, "pid"), (CLONE_NEWNS, "mnt"), (CLONE_NEWNET, "net"))
+        }
+
+    def _call(self, name: str, *arguments) -> None:
+        if getattr(self._libc, name)(*arguments) != 0:
+            raise OSError(ctypes.get_errno(), name)
+
+    def _be_first(self, network: str, ready: int) -> None:
+        try:
+            with open(f"/run/netns/{network}") as space:
+                self._call("setns", space.fileno(), CLONE_NEWNET)
+            self._call("unshare", CLONE_NEWNS)
+            private_and_recursive = 0x40000 | 0x4000
+            self._call("mount", None, b"/", None, private_and_recursive, None)
+            self._call("mount", b"proc", b"/proc", b"proc", 0, None)
+            self._call("prctl", 1, signal.SIGKILL)  # PR_SET_PDEATHSIG: not longer than the zygote
+            os.write(ready, b".")
+            while True:
+                signal.pause()
+        finally:
+            os._exit(1)
+
+    def fork(self) -> int:
+        own = os.open("/proc/self/ns/pid", os.O_RDONLY)
+        self._call("setns", self._spaces[CLONE_NEWPID], CLONE_NEWPID)
+        pid = os.fork()
+        if pid == 0:
+            for kind in (CLONE_NEWNS, CLONE_NEWNET):
+                self._call("setns", self._spaces[kind], kind)
+        else:
+            self._call("setns", own, CLONE_NEWPID)
+        os.close(own)
+        return pid
+
+
+def fork(network: str | None, host: str | None = None) -> int:
     """As ``os.fork``; with the name of a network namespace the child is on a host of its own: in
     there, and in a pid namespace of its own, by which papilio tells hosts apart."""
+    if host:
+        if host not in Host.known:
+            Host.known[host] = Host(host)
+        return Host.known[host].fork()
     if not network:
         return os.fork()
     libc = ctypes.CDLL(None, use_errno=True)
@@ -79,7 +142,8 @@ def main() -> None:
             importlib.import_module(request["import"])
             connection.send(b"{}")
             continue
-        pid = fork(request["fork"].get("TEST_NETWORK"))
+        environment = request["fork"]
+        pid = fork(environment.get("TEST_NETWORK"), environment.get("TEST_HOST"))
         if pid == 0:
             connection.close()
             become_rank(request["fork"], descriptors)
