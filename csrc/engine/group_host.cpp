@@ -63,7 +63,9 @@ void GroupRuntime::beginReady() {
     if (entry.ended == fault::ErrorKind::none) {
       entry.begin(entry);
     } else {
-      endQueued(node.key(), std::move(entry), entry.ended, entry.why);
+      const auto kind = entry.ended;
+      const std::string why = entry.why;
+      endQueued(node.key(), std::move(entry), kind, why);
     }
   }
   tellCombining();
