@@ -22,15 +22,15 @@ std::uint32_t maxChunkBytes(std::uint32_t n) {
 }
 
 Layout::Layout(std::uint64_t numel, std::size_t element_size, std::uint32_t n, Seq seq,
-               const ContributorSet& absent)
+               const ContributorSet& absent, Codec codec)
     : numel_(numel),
       element_size_(element_size),
+      codec_(codec),
       n_(n),
       absent_(absent),
       all_present_(absent.empty()) {
   const std::uint32_t parts = n - absent.count();
-  const std::uint64_t total = numel * element_size;
-  small_ = total <= kSmallBytes;
+  small_ = totalPayload() <= kSmallBytes;
   if (small_) {
     small_owner_ = ownerOf(static_cast<std::uint32_t>(mix64(seq.value) % parts));
     chunk_elems_ = numel;
@@ -40,9 +40,9 @@ Layout::Layout(std::uint64_t numel, std::size_t element_size, std::uint32_t n, S
   const std::uint64_t align = std::max<std::uint64_t>(1, kAlignBytes / element_size);
   shard_elems_ = roundUp((numel + parts - 1) / parts, align);
   // Four chunks a shard, rounded up: a tiny fifth one would cost a message and a fifth credit.
-  chunk_elems_ =
-      std::clamp<std::uint64_t>(roundUp((shard_elems_ + 3) / 4, align), 64 * 1024 / element_size,
-                                maxChunkBytes(n) / element_size);
+  chunk_elems_ = std::clamp<std::uint64_t>(roundUp((shard_elems_ + 3) / 4, align),
+                                           elementsWithin(codec, element_size, 64 * 1024),
+                                           elementsWithin(codec, element_size, maxChunkBytes(n)));
   chunks_per_shard_ = static_cast<std::uint32_t>((shard_elems_ + chunk_elems_ - 1) / chunk_elems_);
   for (std::uint32_t r = 0; r < n; ++r) chunk_count_ += shardChunks(Rank{r}).count;
 }

@@ -1,11 +1,12 @@
 // How a tensor of `numel` elements is cut: one shard per rank, each shard into chunks. A pure
-// function of (numel, element size, sequence number, members of the view): nobody guesses who owns
-// a chunk.
+// function of (numel, element size, codec, sequence number, members of the view): nobody guesses
+// who owns a chunk.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
+#include "core/codec.hpp"
 #include "core/contributor_set.hpp"
 #include "core/ids.hpp"
 
@@ -30,19 +31,26 @@ inline constexpr std::uint32_t kCreditsPerShard = 4;
 
 class Layout {
  public:
-  // Tensors of at most this many bytes are one chunk with one reducer, hash(seq) mod n.
+  // Tensors whose payload is at most this many bytes are one chunk with one reducer, hash(seq) mod
+  // n.
   static constexpr std::uint64_t kSmallBytes = 64 * 1024;
 
   Layout() = default;
   // `absent`: slots of the n without a process in this view; they own nothing. Not all of them.
   Layout(std::uint64_t numel, std::size_t element_size, std::uint32_t n, Seq seq,
-         const ContributorSet& absent = {});
+         const ContributorSet& absent = {}, Codec codec = Codec::raw);
 
   std::uint32_t chunkCount() const { return chunk_count_; }
   // Rank whose shard the chunk belongs to; it is the chunk's reducer while it is there.
   Rank owner(ChunkIndex chunk) const;
   ElementRange range(ChunkIndex chunk) const;
+  // Of the chunk in the tensor, and as it travels.
   std::uint64_t bytes(ChunkIndex chunk) const { return range(chunk).size() * element_size_; }
+  std::uint64_t payload(ChunkIndex chunk) const {
+    return payloadBytes(codec_, element_size_, range(chunk).size());
+  }
+  // Of all chunks together, but for what padding adds.
+  std::uint64_t totalPayload() const { return payloadBytes(codec_, element_size_, numel_); }
   std::uint64_t numel() const { return numel_; }
   std::size_t elementSize() const { return element_size_; }
   std::uint32_t groupSize() const { return n_; }
@@ -59,6 +67,7 @@ class Layout {
 
   std::uint64_t numel_ = 0;
   std::size_t element_size_ = 1;
+  Codec codec_ = Codec::raw;
   std::uint32_t n_ = 1;
   ContributorSet absent_;
   bool all_present_ = true;

@@ -33,6 +33,7 @@ SchemaHash schemaOf(const RoundShape& shape, GroupId group, ViewNumber view) {
   h = hashCombine(h, std::bit_cast<std::uint64_t>(shape.premul));
   h = hashCombine(h, shape.root);
   h = hashCombine(h, shape.fingerprint);
+  if (shape.codec != Codec::raw) h = hashCombine(h, static_cast<std::uint64_t>(shape.codec));
   return SchemaHash{h == 0 ? 1 : h};
 }
 
@@ -48,6 +49,10 @@ std::string describe(const RoundShape& shape) {
     out += " numel=" + std::to_string(shape.numel);
   }
   if (shape.kind == OpKind::broadcast) out += " root=" + std::to_string(shape.root);
+  if (shape.codec != Codec::raw) {
+    out += " codec=";
+    out += name(shape.codec);
+  }
   if (shape.fingerprint != 0) {
     char text[40];
     std::snprintf(text, sizeof text, " fingerprint=%016llx",

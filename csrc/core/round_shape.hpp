@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 
+#include "core/codec.hpp"
 #include "core/dtype.hpp"
 #include "core/ids.hpp"
 
@@ -34,6 +35,7 @@ struct RoundShape {
   double premul = 1.0;            // factor of PREMUL_SUM, else 1
   std::uint32_t root = 0;         // group rank, for rooted collectives
   std::uint64_t fingerprint = 0;  // hash of the user's fingerprint; 0 in strict collectives
+  Codec codec = Codec::raw;       // of contributions and results; raw in strict collectives
 
   bool operator==(const RoundShape&) const = default;
 };

@@ -4,22 +4,12 @@
 #include <array>
 #include <cstring>
 
+#include "engine/clones.hpp"
 #include "engine/half.hpp"
-
-// Several instruction sets in one binary, chosen when it is loaded. Contraction is off for the
-// whole project (cmake/Toolchain.cmake), so every clone computes the same bits.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__SANITIZE_THREAD__) && \
-    !defined(__SANITIZE_ADDRESS__)
-#define PAPILIO_CLONES __attribute__((target_clones("default", "avx2", "arch=skylake-avx512")))
-#else
-#define PAPILIO_CLONES
-#endif
+#include "engine/tiles.hpp"
 
 namespace papilio::engine {
-namespace {
-
-// Elements per tile: the accumulator stays in the first-level cache while all inputs pass by.
-constexpr std::uint64_t kTile = 2048;
+namespace tile {
 
 #define PAPILIO_ACCUMULATE(Name, Acc, T, Load)                                           \
   PAPILIO_CLONES void Name(Acc* __restrict acc, const T* __restrict in, std::uint64_t n, \
@@ -35,10 +25,10 @@ constexpr std::uint64_t kTile = 2048;
     }                                                                                    \
   }
 
-PAPILIO_ACCUMULATE(accumulate, float, float, in[i])
-PAPILIO_ACCUMULATE(accumulate, float, BFloat16, toFloat(in[i]))
-PAPILIO_ACCUMULATE(accumulate, float, Float16, toFloat(in[i]))
-PAPILIO_ACCUMULATE(accumulate, double, double, in[i])
+PAPILIO_ACCUMULATE(add, float, float, in[i])
+PAPILIO_ACCUMULATE(add, float, BFloat16, toFloat(in[i]))
+PAPILIO_ACCUMULATE(add, float, Float16, toFloat(in[i]))
+PAPILIO_ACCUMULATE(add, double, double, in[i])
 
 PAPILIO_CLONES void store(const float* acc, float* out, std::uint64_t n, double factor) {
   for (std::uint64_t i = 0; i < n; ++i) {
@@ -59,16 +49,20 @@ PAPILIO_CLONES void store(const double* acc, double* out, std::uint64_t n, Facto
   for (std::uint64_t i = 0; i < n; ++i) out[i] = acc[i] * factor.times / factor.over;
 }
 
+}  // namespace tile
+
+namespace {
+
 template <class T, class Acc>
 void weighted(std::span<const ReduceInput> inputs, std::uint64_t numel, Factor factor,
               std::byte* out) {
-  alignas(64) std::array<Acc, kTile> acc;
-  for (std::uint64_t at = 0; at < numel; at += kTile) {
-    const std::uint64_t n = std::min(kTile, numel - at);
+  alignas(64) std::array<Acc, tile::kSize> acc;
+  for (std::uint64_t at = 0; at < numel; at += tile::kSize) {
+    const std::uint64_t n = std::min(tile::kSize, numel - at);
     bool first = true;
     for (const auto& input : inputs) {
-      accumulate(acc.data(), reinterpret_cast<const T*>(input.data) + at, n,
-                 static_cast<Acc>(input.weight), first);
+      tile::add(acc.data(), reinterpret_cast<const T*>(input.data) + at, n,
+                static_cast<Acc>(input.weight), first);
       first = false;
     }
     auto* to = reinterpret_cast<T*>(out) + at;
@@ -79,9 +73,9 @@ void weighted(std::span<const ReduceInput> inputs, std::uint64_t numel, Factor f
       }
     }
     if constexpr (std::is_same_v<Acc, double>) {
-      store(acc.data(), to, n, factor);
+      tile::store(acc.data(), to, n, factor);
     } else {  // far more digits than the result has: one multiplication does
-      store(acc.data(), to, n, factor.times / factor.over);
+      tile::store(acc.data(), to, n, factor.times / factor.over);
     }
   }
 }

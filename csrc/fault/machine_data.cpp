@@ -101,7 +101,7 @@ Admission Machine::judgeContribution(Time now, Rank from, const DataHeader& head
   const Layout& layout = reduction.layout();
   const bool listens = (header.flags & kListens) != 0;
   if (header.chunk.value >= layout.chunkCount() ||
-      header.payload_bytes != (listens ? 0 : layout.bytes(header.chunk)) ||
+      header.payload_bytes != (listens ? 0 : layout.payload(header.chunk)) ||
       (layout.owner(header.chunk).value + header.attempt) % config_.size != members_.me().value) {
     ++counters_.dropped_malformed;
     return Admission::drop;
@@ -176,7 +176,8 @@ Admission Machine::judgeResult(Rank from, const DataHeader& header) {
   const Contribution& local = *round->local;
   const bool legal =
       header.chunk.value < local.layout().chunkCount() &&
-      header.payload_bytes == local.layout().bytes(header.chunk) && !header.contributors.empty() &&
+      header.payload_bytes == local.layout().payload(header.chunk) &&
+      !header.contributors.empty() &&
       ((header.contributors | header.blamed | header.mismatched) - members_.all()).empty() &&
       std::isfinite(header.weight_sum);
   if (!legal) {

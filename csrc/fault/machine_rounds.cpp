@@ -79,7 +79,7 @@ void Machine::reduced(Time now, Seq seq, SchemaHash schema, ChunkIndex chunk,
   reduction.reduced(now, chunk, actual, had_input, effects_);
   if (reduction.result(chunk) == nullptr) return pump(now, seq, *round);
   blameForAbsent(now, *round, reduction, seq, chunk);
-  kept_bytes_ += reduction.layout().bytes(chunk);
+  kept_bytes_ += reduction.layout().payload(chunk);
   if (reduction.layout().owner(chunk) != members_.me()) ++counters_.redone_chunks;
   if (reduction.firstClose()) noteLags(reduction);
   Contribution* local = round->local.get();
@@ -407,7 +407,9 @@ void Machine::losesSchema(Time now, Seq seq, Round& round, const SchemaVotes::De
   error.theirs = theirs != nullptr ? describe(*theirs) : "";
   error.text = std::string(decision.winner ? "most members" : "no majority: other members") +
                " have " + error.theirs + ", this rank has " + error.mine +
-               "; check that all ranks build the same model";
+               (theirs != nullptr && theirs->codec != mine->codec
+                    ? "; set the same codec on all ranks (Options.codec, PAPILIO_CODEC)"
+                    : "; check that all ranks build the same model");
   finishLocal(now, seq, round, std::move(error));
   pump(now, seq, round);
 }

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 
+#include "core/codec.hpp"
 #include "core/time.hpp"
 
 namespace papilio::fault {
@@ -30,6 +31,7 @@ struct GroupOptions {
   // Hash of the user's fingerprint; 0 for none.
   std::uint64_t fingerprint = 0;
   NonFinite nonfinite = NonFinite::drop;
+  Codec codec = Codec::raw;
   bool payload_crc = true;
   // Default timeout of a collective (c10d's group timeout).
   Duration timeout = std::chrono::minutes(30);

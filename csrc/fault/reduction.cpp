@@ -20,7 +20,8 @@ Reduction::Reduction(const Members& members, const ArrivalPolicy& policy, Seq se
       seq_(seq),
       schema_(schema),
       shape_(shape),
-      layout_(shape.numel, elementSize(shape.dtype), members.size(), seq, members.absent()),
+      layout_(shape.numel, elementSize(shape.dtype), members.size(), seq, members.absent(),
+              shape.codec),
       first_seen_(members.size(), kNever),
       last_seen_(members.size(), Time{}),
       held_until_(members.size(), Time{}),
@@ -158,7 +159,7 @@ void Reduction::reduced(Time now, ChunkIndex chunk, const ContributorSet& source
   }
   duty.result.contributors = actual;
   duty.result.weight_sum = weightOf(duty, sources);
-  kept_bytes_ += layout_.bytes(chunk);
+  kept_bytes_ += layout_.payload(chunk);
   last_close_ = now;
   // Those of this host that are in it get it from here, whoever spoke for them.
   (shown_ | (actual & members_.hostOf(members_.me()))).forEach([&](Rank to) {
@@ -198,7 +199,7 @@ Time Reduction::deadlineOfItsOwn(Rank rank) const {
   // so the clock restarts with every arrival and every close; the rate floor bounds the whole.
   const Time active = std::max({median_, reopened_, last_seen_[rank.value], last_close_});
   const Time quiet = active + policy_.budget();
-  const double bytes = static_cast<double>(layout_.numel() * layout_.elementSize());
+  const double bytes = static_cast<double>(layout_.totalPayload());
   const Time ceiling =
       first_seen_[rank.value] + policy_.patience() + fromSeconds(bytes / kRateFloor);
   return std::min(quiet, std::max(ceiling, std::max(median_, reopened_) + policy_.patience()));
