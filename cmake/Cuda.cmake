@@ -13,11 +13,16 @@ target_link_libraries(papilio_cuda_twins INTERFACE papilio_core)
 # Call after the kernels have their target and the rooms theirs.
 function(papilio_cuda_tests)
   papilio_tests(cuda ROOMS cuda_twins engine)
-  target_sources(cuda_test PRIVATE "${CMAKE_SOURCE_DIR}/tests/engine/oracle.cpp")
+  set(oracles "${CMAKE_SOURCE_DIR}/tests/engine/oracle.cpp"
+              "${CMAKE_SOURCE_DIR}/tests/engine/codec_oracle.cpp")
+  target_sources(cuda_test PRIVATE ${oracles})
   if(TARGET papilio_cuda)
-    add_executable(cuda_device_test tests/cuda/device/device_test.cpp tests/engine/oracle.cpp)
+    file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/tests/cuda/device/*_test.cpp")
+    add_executable(cuda_device_test ${sources} ${oracles})
     target_include_directories(cuda_device_test PRIVATE "${CMAKE_SOURCE_DIR}/tests")
     target_link_libraries(cuda_device_test PRIVATE papilio_cuda papilio_engine GTest::gtest)
+    add_executable(cuda_kernel_bench tests/cuda/device/kernel_bench.cpp)
+    target_link_libraries(cuda_kernel_bench PRIVATE papilio_cuda papilio_core)
   endif()
 endfunction()
 

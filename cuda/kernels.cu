@@ -3,24 +3,14 @@
 #include <algorithm>
 
 #include "cuda/dispatch.hpp"
+#include "cuda/launch.cuh"
 
 namespace papilio::cuda {
 namespace {
 
-constexpr unsigned kThreads = 256;
-constexpr unsigned kBatch = 128;
-
-struct Batch {
-  Segment segments[kBatch];
-};
 // Arguments live in constant memory, of which a kernel has 4 KiB on every device.
 static_assert(sizeof(Members) + sizeof(Scale) + 3 * sizeof(std::uint64_t) <= 4096);
 static_assert(sizeof(Batch) + sizeof(Scale) <= 4096);
-
-__device__ std::uint64_t threadIndex() {
-  return static_cast<std::uint64_t>(blockIdx.x) * kThreads + threadIdx.x;
-}
-__device__ std::uint64_t threadCount() { return static_cast<std::uint64_t>(gridDim.x) * kThreads; }
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
@@ -41,43 +31,6 @@ template <class T>
 __global__ void __launch_bounds__(kThreads)
     moveKernel(const __grid_constant__ Batch batch, const __grid_constant__ Scale scale) {
   moveElements<T>(batch.segments[blockIdx.y], scale, threadIndex(), threadCount());
-}
-
-// Blocks in x, so that `rows` rows of them fill the device once and no thread is without work.
-template <class Kernel>
-cudaError_t blocksFor(Kernel kernel, std::uint64_t threads, unsigned rows, unsigned& blocks) {
-  int device = 0;
-  int processors = 0;
-  int resident = 0;
-  if (const auto error = cudaGetDevice(&device); error != cudaSuccess) return error;
-  if (const auto error =
-          cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-      error != cudaSuccess) {
-    return error;
-  }
-  if (const auto error =
-          cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, kThreads, 0);
-      error != cudaSuccess) {
-    return error;
-  }
-  const std::uint64_t fill = std::max(1u, static_cast<unsigned>(processors * resident) / rows);
-  blocks = static_cast<unsigned>(
-      std::clamp<std::uint64_t>((threads + kThreads - 1) / kThreads, 1, fill));
-  return cudaSuccess;
-}
-
-template <class Kernel, class... Arguments>
-cudaError_t launch(Kernel kernel, std::uint64_t threads, unsigned rows, cudaStream_t stream,
-                   const Arguments&... arguments) {
-  unsigned blocks = 0;
-  if (const auto error = blocksFor(kernel, threads, rows, blocks); error != cudaSuccess) {
-    return error;
-  }
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(blocks, rows);
-  config.blockDim = dim3(kThreads);
-  config.stream = stream;
-  return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 
 // Threads that have a pack, or an element when access is narrow.
@@ -115,17 +68,9 @@ cudaError_t move(DType dtype, std::span<const Segment> segments, const Scale& sc
                  cudaStream_t stream) {
   return forFloating(dtype, cudaErrorInvalidValue, [&](auto element) {
     using T = decltype(element);
-    for (std::size_t at = 0; at < segments.size(); at += kBatch) {
-      const auto part = segments.subspan(at, std::min<std::size_t>(kBatch, segments.size() - at));
-      Batch batch{};
-      std::copy(part.begin(), part.end(), batch.segments);
-      const auto longest = std::max_element(part.begin(), part.end(),
-                                            [](auto& a, auto& b) { return a.numel < b.numel; });
-      const auto error = launch(moveKernel<T>, threadsFor<T>(longest->numel, true),
-                                static_cast<unsigned>(part.size()), stream, batch, scale);
-      if (error != cudaSuccess) return error;
-    }
-    return cudaSuccess;
+    return eachBatch(segments, [&](const Batch& batch, unsigned rows, std::uint64_t longest) {
+      return launch(moveKernel<T>, threadsFor<T>(longest, true), rows, stream, batch, scale);
+    });
   });
 }
 

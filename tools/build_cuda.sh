@@ -20,7 +20,7 @@ echo "cuda: building with $nvcc (log in $log)" >&2
 # The kernels are compiled every time: the table is made of what ptxas prints while it does.
 rm -f $build/CMakeFiles/papilio_cuda.dir/cuda/*.o $build/ptx/*
 if ! { cmake --preset cuda && cmake --build --preset cuda -j "${PAPILIO_JOBS:-$(nproc)}" \
-  --target cuda_test cuda_device_test; } >$log 2>&1; then
+  --target cuda_test cuda_device_test cuda_kernel_bench; } >$log 2>&1; then
   grep -E "[Ee]rror|FAILED|warning" -A 8 $log | head -80 >&2 || tail -40 $log >&2
   echo "cuda: failed, see $log" >&2
   exit 1

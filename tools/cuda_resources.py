@@ -16,6 +16,9 @@ USED = re.compile(r"Used (?P<registers>\d+) registers")
 HEAD = ("kernel", "arch", "registers", "spill bytes", "stack bytes")
 # Namespaces, argument lists and the return type say nothing here.
 NOISE = re.compile(r"\(anonymous namespace\)::|papilio::cuda::|^void |\(.*\)$")
+# A constant of core/codec.hpp, as c++filt prints it.
+CODEC = re.compile(r"\(papilio::Codec\)(\d)")
+CODECS = ("raw", "bf16", "fp16", "int8")
 
 
 def kernels(log: str) -> list:
@@ -39,7 +42,8 @@ def readable(names: list) -> list:
     done = subprocess.run(
         ["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True
     )
-    return [NOISE.sub("", name) for name in done.stdout.splitlines()]
+    names = [CODEC.sub(lambda m: CODECS[int(m[1])], name) for name in done.stdout.splitlines()]
+    return [NOISE.sub("", name) for name in names]
 
 
 def table(rows: list) -> str:

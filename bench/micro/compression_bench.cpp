@@ -74,8 +74,10 @@ void reduceChunk(benchmark::State& state, Codec codec) {
   for (const auto& other : others) inputs.push_back({other.data(), 1.0F, true});
   auto out = coded(codec, own);
   for (auto _ : state) {
-    benchmark::DoNotOptimize(engine::reduceCoded(codec, DType::float32, inputs, kNumel,
-                                                 1.0 / static_cast<double>(members), out.data()));
+    bool bad = false;
+    engine::reduceCoded(codec, DType::float32, inputs, kNumel, 1.0 / static_cast<double>(members),
+                        out.data(), &bad);
+    benchmark::DoNotOptimize(bad);
     benchmark::ClobberMemory();
   }
   count(state, own.size() + members * out.size());

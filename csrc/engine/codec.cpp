@@ -122,21 +122,20 @@ void decode(Codec codec, DType dtype, const std::byte* in, std::uint64_t numel, 
   });
 }
 
-bool reduceCoded(Codec codec, DType dtype, std::span<const CodedInput> inputs, std::uint64_t numel,
-                 Factor factor, std::byte* out) {
+void reduceCoded(Codec codec, DType dtype, std::span<const CodedInput> inputs, std::uint64_t numel,
+                 Factor factor, std::byte* out, bool* bad) {
   const Codec form = codecFor(codec, elementSize(dtype), numel);
-  bool bad = false;
   if (form != Codec::raw) {
-    forElement(dtype, [&](auto element) {
-      bad = reduceTiles<decltype(element)>(form, inputs, numel, factor, out);
+    return forElement(dtype, [&](auto element) {
+      const bool found = reduceTiles<decltype(element)>(form, inputs, numel, factor, out);
+      if (bad != nullptr) *bad = found;
     });
-    return bad;
   }
   std::vector<ReduceInput> plain;
   plain.reserve(inputs.size());
   for (const auto& input : inputs) plain.push_back({input.data, input.weight});
   reduceWeighted(dtype, plain, numel, factor, out);
-  return hasNonFinite(dtype, out, numel);
+  if (bad != nullptr) *bad = hasNonFinite(dtype, out, numel);
 }
 
 bool codedNonFinite(Codec codec, DType dtype, const std::byte* in, std::uint64_t numel) {

@@ -39,9 +39,9 @@ struct CodedInput {
 
 // out = encode(factor * sum_k weight_k * in_k), k in the order given, in one pass: accumulated in
 // float32 like reduceWeighted(), rounded once to the tensor's type, then encoded. `out` overlaps no
-// input. True: there is a NaN or an infinity in it.
-bool reduceCoded(Codec codec, DType dtype, std::span<const CodedInput> inputs, std::uint64_t numel,
-                 Factor factor, std::byte* out);
+// input. `bad`, unless it is null: whether there is a NaN or an infinity in the result.
+void reduceCoded(Codec codec, DType dtype, std::span<const CodedInput> inputs, std::uint64_t numel,
+                 Factor factor, std::byte* out, bool* bad = nullptr);
 
 // Is there a NaN or an infinity in what these bytes decode to?
 bool codedNonFinite(Codec codec, DType dtype, const std::byte* in, std::uint64_t numel);

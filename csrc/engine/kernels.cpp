@@ -80,6 +80,44 @@ void weighted(std::span<const ReduceInput> inputs, std::uint64_t numel, Factor f
   }
 }
 
+// Lanes and the elements of a slice: cuda/norm_bodies.hpp.
+constexpr std::uint64_t kNormLanes = 256;
+constexpr std::uint64_t kNormSlice = 2048;
+
+#define PAPILIO_ADD_SQUARES(T, Load)                                               \
+  PAPILIO_CLONES void addSquares(double* __restrict lanes, const T* __restrict in, \
+                                 std::uint64_t n) {                                \
+    for (std::uint64_t i = 0; i < n; ++i) {                                        \
+      const auto value = static_cast<double>(Load);                                \
+      lanes[i] += value * value;                                                   \
+    }                                                                              \
+  }
+PAPILIO_ADD_SQUARES(float, in[i])
+PAPILIO_ADD_SQUARES(double, in[i])
+PAPILIO_ADD_SQUARES(BFloat16, toFloat(in[i]))
+PAPILIO_ADD_SQUARES(Float16, toFloat(in[i]))
+
+double joinLanes(std::array<double, kNormLanes>& lanes) {
+  for (std::uint64_t half = kNormLanes / 2; half > 0; half /= 2) {
+    for (std::uint64_t l = 0; l < half; ++l) lanes[l] += lanes[l + half];
+  }
+  return lanes[0];
+}
+
+template <class T>
+double squares(const T* values, std::uint64_t numel) {
+  std::array<double, kNormLanes> slices{};
+  for (std::uint64_t at = 0; at < numel; at += kNormSlice) {
+    std::array<double, kNormLanes> lanes{};
+    const std::uint64_t end = std::min(at + kNormSlice, numel);
+    for (std::uint64_t i = at; i < end; i += kNormLanes) {
+      addSquares(lanes.data(), values + i, std::min(kNormLanes, end - i));
+    }
+    slices[at / kNormSlice % kNormLanes] += joinLanes(lanes);
+  }
+  return joinLanes(slices);
+}
+
 #define PAPILIO_ANY_FULL(T)                                                   \
   PAPILIO_CLONES bool anyFull(const T* values, std::uint64_t numel, T mask) { \
     T found = 0;                                                              \
@@ -115,6 +153,16 @@ void scale(DType dtype, std::byte* data, std::uint64_t numel, Factor factor) {
   if (factor.one()) return;
   const ReduceInput self{data, 1.0F};
   reduceWeighted(dtype, {&self, 1}, numel, factor, data);
+}
+
+double sumSquares(DType dtype, const std::byte* data, std::uint64_t numel) {
+  switch (dtype) {
+    case DType::float32: return squares(reinterpret_cast<const float*>(data), numel);
+    case DType::bfloat16: return squares(reinterpret_cast<const BFloat16*>(data), numel);
+    case DType::float16: return squares(reinterpret_cast<const Float16*>(data), numel);
+    case DType::float64: return squares(reinterpret_cast<const double*>(data), numel);
+    default: return 0.0;
+  }
 }
 
 bool hasNonFinite(DType dtype, const std::byte* data, std::uint64_t numel) {

@@ -43,4 +43,8 @@ void scale(DType dtype, std::byte* data, std::uint64_t numel, Factor factor);
 // Is there a NaN or an infinity? Floating types only.
 bool hasNonFinite(DType dtype, const std::byte* data, std::uint64_t numel);
 
+// Sum of squares in float64, added in the order that cuda/norm_bodies.hpp says. Floating types
+// only.
+double sumSquares(DType dtype, const std::byte* data, std::uint64_t numel);
+
 }  // namespace papilio::engine

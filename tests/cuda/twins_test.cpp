@@ -10,28 +10,13 @@
 #include <cstring>
 
 #include "cuda/cases.hpp"
+#include "cuda/placed.hpp"
 #include "engine/half.hpp"
 
 namespace papilio::cuda::testing {
 namespace {
 
 using engine::testing::firstDifference;
-
-// A copy of bytes at a multiple of 16, or `shift` bytes behind one.
-class Placed {
- public:
-  explicit Placed(const Bytes& bytes, std::size_t shift = 0)
-      : memory_(bytes.size() + 2 * kPackBytes) {
-    const auto at = reinterpret_cast<std::uintptr_t>(memory_.data());
-    offset_ = (kPackBytes - at % kPackBytes) % kPackBytes + shift;
-    if (!bytes.empty()) std::memcpy(data(), bytes.data(), bytes.size());
-  }
-  std::byte* data() { return memory_.data() + offset_; }
-
- private:
-  Bytes memory_;
-  std::size_t offset_ = 0;
-};
 
 void checkAverage(const Case& made, bool wide, unsigned threads) {
   const auto expected = made.expected();
