@@ -52,9 +52,9 @@ void GroupRuntime::perform(const effect::SendHeld& e) {
   const auto local = locals_.find(e.seq);
   if (e.to == config_.rank || header.contributors.empty() || local == locals_.end()) return;
   // Copied now: the round may be over, and its tensor gone, before this can be sent.
-  const auto bytes = local->second.layout.bytes(e.chunk);
-  BlockRef block = host_.pool().allocate(static_cast<std::uint32_t>(bytes));
-  header.payload_crc = copyWithCrc32c(block.data(), {chunkData(local->second, e.chunk), bytes});
+  const auto bytes = static_cast<std::uint32_t>(local->second.layout.payload(e.chunk));
+  BlockRef block = host_.pool().allocate(bytes);
+  header.payload_crc = encodeChunk(e.seq, local->second, e.chunk, Staged::result, block.data());
   outboxes_[e.to.value].push(Outbox::Result{header, std::move(block)});
   host_.hasWork(peers_[e.to.value]);
 }
@@ -63,9 +63,9 @@ void GroupRuntime::perform(const effect::Relay& e) {
   DataHeader header = machine_.relayHeader(e.seq, e.chunk);
   const auto local = locals_.find(e.seq);
   if (header.contributors.empty() || local == locals_.end()) return;
-  const auto bytes = local->second.layout.bytes(e.chunk);
-  BlockRef block = host_.pool().allocate(static_cast<std::uint32_t>(bytes));
-  header.payload_crc = copyWithCrc32c(block.data(), {chunkData(local->second, e.chunk), bytes});
+  const auto bytes = static_cast<std::uint32_t>(local->second.layout.payload(e.chunk));
+  BlockRef block = host_.pool().allocate(bytes);
+  header.payload_crc = encodeChunk(e.seq, local->second, e.chunk, Staged::result, block.data());
   e.to.forEach([&](Rank to) {
     if (to == config_.rank) return;
     outboxes_[to.value].push(Outbox::Result{header, block});
@@ -85,14 +85,13 @@ ContributorSet GroupRuntime::reduceInto(const effect::Reduce& e, const RoundShap
                                         std::uint64_t numel, std::byte* out) {
   const auto kept = buffers_.takeContributions({e.seq, e.schema, e.chunk});
   const auto local = locals_.find(e.seq);
-  std::vector<ReduceInput> inputs;
-  std::vector<double> weights;
-  std::vector<Rank> ranks;
+  ReduceSet set;
   const auto add = [&](Rank rank, const std::byte* data, float weight, bool of_host) {
     // Sums are weighted already.
-    inputs.push_back({data, of_host && combinedIsSum(shape.dtype) ? 1.0F : weight});
-    weights.push_back(static_cast<double>(weight));
-    ranks.push_back(rank);
+    const float factor = of_host && combinedIsSum(shape.dtype) ? 1.0F : weight;
+    set.inputs.push_back({data, factor, rank != config_.rank});
+    set.weights.push_back(static_cast<double>(weight));
+    set.ranks.push_back(rank);
   };
   e.contributors.forEach([&](Rank rank) {
     if (rank == config_.rank) {
@@ -109,36 +108,9 @@ ContributorSet GroupRuntime::reduceInto(const effect::Reduce& e, const RoundShap
       add(rank, contribution.block.data(), contribution.weight, contribution.of_host);
     }
   });
-  const auto reduce = [&] {
-    double weight_sum = 0;
-    for (const double weight : weights) weight_sum += weight;
-    reduceWeighted(shape.dtype, inputs, numel, factorFor(shape, weight_sum), out);
-  };
-  if (!inputs.empty()) reduce();
-  const bool drops = config_.options.nonfinite == NonFinite::drop;
-  // Within a host one that has none is enough: whether the others are a minority of all, it can not
-  // know, and a single one would spoil what all of them have.
-  const bool of_host = config_.options.of_host;
-  const std::size_t fewest = of_host ? 2 : 3;
-  if (drops && inputs.size() >= fewest && hasNonFinite(shape.dtype, out, numel)) {
-    std::vector<std::size_t> bad;
-    for (std::size_t k = 0; k < inputs.size(); ++k) {
-      if (hasNonFinite(shape.dtype, inputs[k].data, numel)) bad.push_back(k);
-    }
-    // Only a minority is taken for damage; when most have it, the model itself diverged.
-    const bool minority = of_host ? bad.size() < inputs.size() : bad.size() * 2 < inputs.size();
-    if (!bad.empty() && minority) {
-      for (auto it = bad.rbegin(); it != bad.rend(); ++it) {
-        inputs.erase(inputs.begin() + static_cast<std::ptrdiff_t>(*it));
-        weights.erase(weights.begin() + static_cast<std::ptrdiff_t>(*it));
-        ranks.erase(ranks.begin() + static_cast<std::ptrdiff_t>(*it));
-      }
-      nonfinite_dropped_ += bad.size();
-      reduce();
-    }
-  }
+  reduceInputs(shape, numel, set, out);
   ContributorSet actual;
-  for (const Rank rank : ranks) actual.insert(rank);
+  for (const Rank rank : set.ranks) actual.insert(rank);
   return actual;
 }
 
@@ -149,7 +121,7 @@ void GroupRuntime::perform(const effect::Reduce& e) {
   const RoundShape shape = *found;
   const Layout layout = layoutOf(shape, e.seq);
   KeptResult result;
-  result.block = host_.pool().allocate(static_cast<std::uint32_t>(layout.bytes(e.chunk)));
+  result.block = host_.pool().allocate(static_cast<std::uint32_t>(layout.payload(e.chunk)));
   const auto actual = reduceInto(e, shape, layout.range(e.chunk).size(), result.block.data());
   if (!actual.empty()) {
     if (config_.options.payload_crc) result.crc = crc32c(result.block.view());
@@ -162,7 +134,7 @@ void GroupRuntime::perform(const effect::ApplyOwn& e) {
   const auto local = locals_.find(e.seq);
   const auto* kept = buffers_.result({e.seq, e.schema, e.chunk});
   if (local == locals_.end() || kept == nullptr) return;
-  std::memcpy(chunkData(local->second, e.chunk), kept->block.data(), kept->block.size());
+  decodeChunk(local->second, e.chunk, kept->block.data());
   release(e.seq, e.chunk, local->second.layout.owner(e.chunk));
 }
 

@@ -69,7 +69,7 @@ std::optional<Rank> GroupRuntime::rankOf(PeerId peer) const {
 }
 
 Layout GroupRuntime::layoutOf(const RoundShape& shape, Seq seq) const {
-  return {shape.numel, elementSize(shape.dtype), config_.size, seq, config_.absent};
+  return {shape.numel, elementSize(shape.dtype), config_.size, seq, config_.absent, shape.codec};
 }
 
 void GroupRuntime::beginAllreduce(Seq seq, const AllreduceRequest& request, Duration timeout,
@@ -77,13 +77,15 @@ void GroupRuntime::beginAllreduce(Seq seq, const AllreduceRequest& request, Dura
   Local& local = locals_[seq];
   local.data = static_cast<std::byte*>(request.data);
   local.shape = request.shape;
-  local.schema = schemaOf(request.shape, config_.id, machine_.view());
-  local.layout = layoutOf(request.shape, seq);
+  // Within a host nothing is rounded: shared memory is faster than any codec.
+  local.shape.codec = config_.options.of_host ? Codec::raw : config_.options.codec;
+  local.schema = schemaOf(local.shape, config_.id, machine_.view());
+  local.layout = layoutOf(local.shape, seq);
   local.issued = issued;
   local.done = std::move(done);
   hook_.at(TestPhase::before, seq);
   local.ranges = share.ranges;
-  machine_.enterAllreduce(host_.now(), seq, request.shape, timeout, std::move(share));
+  machine_.enterAllreduce(host_.now(), seq, local.shape, timeout, std::move(share));
   drain();
   takeEarly(seq);
 }
@@ -286,7 +288,12 @@ bool GroupRuntime::apply(const DataHeader& header, std::span<const std::byte> pa
   if (config_.options.payload_crc && crc32c(payload) != header.payload_crc) return false;
   const auto it = locals_.find(header.seq);
   if (it == locals_.end()) return false;
-  std::memcpy(chunkData(it->second, header.chunk), payload.data(), payload.size());
+  const Local& local = it->second;
+  // Now: the chunk still holds what this rank contributed.
+  if (header.contributors.contains(config_.rank) && hasResidual(local, header.chunk)) {
+    feedback_.counted(sourceOf(header.seq, local, header.chunk));
+  }
+  decodeChunk(local, header.chunk, payload.data());
   release(header.seq, header.chunk, it->second.layout.owner(header.chunk));
   return true;
 }
@@ -352,6 +359,7 @@ StatsMap GroupRuntime::stats() const {
       {"fetches", number(c.fetches)},
       {"redone_chunks", number(c.redone_chunks)},
       {"nonfinite_dropped", number(nonfinite_dropped_)},
+      {"residual_bytes", number(feedback_.bytes())},
       {"rejected.flood", number(flooded_)},
       {"views", number(machine_.view().value)},
       {"view_change_under_way", views_.engaged() ? 1.0 : 0.0},

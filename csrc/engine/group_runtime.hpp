@@ -17,8 +17,9 @@
 #include "core/layout.hpp"
 #include "core/wire.hpp"
 #include "engine/block_pool.hpp"
+#include "engine/codec.hpp"
 #include "engine/engine.hpp"
-#include "engine/kernels.hpp"
+#include "engine/error_feedback.hpp"
 #include "engine/outbox.hpp"
 #include "engine/round_buffers.hpp"
 #include "engine/test_hook.hpp"
@@ -147,6 +148,13 @@ class GroupRuntime {
 
   ContributorSet reduceInto(const fault::effect::Reduce& e, const RoundShape& shape,
                             std::uint64_t numel, std::byte* out);
+  // What is averaged, by sender; `weights` are those of the data behind it.
+  struct ReduceSet {
+    std::vector<CodedInput> inputs;
+    std::vector<double> weights;
+    std::vector<Rank> ranks;
+  };
+  void reduceInputs(const RoundShape& shape, std::uint64_t numel, ReduceSet& set, std::byte* out);
   Factor factorFor(const RoundShape& shape, double weight_sum) const;
   void release(Seq seq, ChunkIndex chunk, Rank owner);
 
@@ -189,6 +197,16 @@ class GroupRuntime {
   bool sums(const RoundShape& shape) const {  // what this group makes is not divided
     return config_.options.of_host && fault::combinedIsSum(shape.dtype);
   }
+
+  // group_codec.cpp: chunks as they travel.
+  enum class Staged : std::uint8_t { contribution, result };
+  bool stageChunk(Seq seq, const Local& local, ChunkIndex chunk, Staged what, Outgoing& out,
+                  DataHeader& header);
+  std::uint32_t encodeChunk(Seq seq, const Local& local, ChunkIndex chunk, Staged what,
+                            std::byte* out);
+  void decodeChunk(const Local& local, ChunkIndex chunk, const std::byte* payload);
+  bool hasResidual(const Local& local, ChunkIndex chunk) const;
+  ErrorFeedback::Source sourceOf(Seq seq, const Local& local, ChunkIndex chunk) const;
 
   // group_p2p.cpp
   struct Message {
@@ -233,6 +251,7 @@ class GroupRuntime {
   std::function<void(const Boundary&)> boundary_;  // the local rank waits for it
   std::map<Seq, Message> messages_;                // of the local rank, not over
   RoundBuffers buffers_;
+  ErrorFeedback feedback_;
   std::vector<Outbox> outboxes_;  // by rank
   std::map<Seq, Local> locals_;
   std::map<Seq, Queued> queue_;  // not begun, in the order of the calls

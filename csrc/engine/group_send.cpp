@@ -48,9 +48,7 @@ bool GroupRuntime::produceResult(Rank to, Outgoing& out, bool& starved) {
         continue;
       }
       const ChunkIndex chunk = item.header.chunk;
-      const std::span<const std::byte> bytes(chunkData(local->second, chunk),
-                                             local->second.layout.bytes(chunk));
-      if (!stage(bytes, out, item.header)) {
+      if (!stageChunk(item.header.seq, local->second, chunk, Staged::result, out, item.header)) {
         starved = true;
         return false;
       }
@@ -110,10 +108,8 @@ bool GroupRuntime::produceContribution(Rank to, Outgoing& out, bool& starved) {
     const Local& local = it->second;
     DataHeader header = machine_.contributionHeader(item.seq, item.chunk);
     header.attempt = item.attempt;
-    const std::span<const std::byte> bytes(chunkData(local, item.chunk),
-                                           local.layout.bytes(item.chunk));
     const bool listens = (header.flags & kListens) != 0;
-    if (!listens && !stage(bytes, out, header)) {
+    if (!listens && !stageChunk(item.seq, local, item.chunk, Staged::contribution, out, header)) {
       starved = true;
       return false;
     }

@@ -17,6 +17,13 @@ namespace {
 
 namespace py = pybind11;
 
+Codec codecNamed(const std::string& wanted) {
+  for (std::uint8_t value = 0; value <= kCodecLast; ++value) {
+    if (wanted == name(static_cast<Codec>(value))) return static_cast<Codec>(value);
+  }
+  throw py::value_error("papilio: unknown codec " + wanted);
+}
+
 void bindSettings(py::module_& m) {
   py::class_<Settings>(m, "Settings")
       .def(py::init<>())
@@ -48,6 +55,8 @@ void bindSettings(py::module_& m) {
            [](Settings& s, bool propagate) {
              s.group.nonfinite = propagate ? fault::NonFinite::propagate : fault::NonFinite::drop;
            })
+      .def("set_codec",
+           [](Settings& s, const std::string& name) { s.group.codec = codecNamed(name); })
       .def("set_payload_crc", [](Settings& s, bool v) { s.group.payload_crc = v; })
       .def("as_dict", [](const Settings& s) { return toDict(s); });
 }

@@ -29,7 +29,7 @@ py::dict toDict(const Settings& settings) {
   out["weight"] = group.weight;
   out["fingerprint"] = settings.fingerprint;
   out["nonfinite"] = group.nonfinite == fault::NonFinite::propagate ? "propagate" : "drop";
-  out["codec"] = "raw";
+  out["codec"] = std::string(name(group.codec));
   out["integrity"] = group.payload_crc ? "payload" : "header";
   out["transport"] = settings.transport;
   out["interface"] = settings.interface;
