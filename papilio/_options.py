@@ -39,7 +39,7 @@ class _Rule:
         return math.isfinite(value) and self.low <= value <= self.high
 
 
-# Modes, codecs and lanes that this version implements; the others named in the documentation are
+# Modes and lanes that this version implements; the others named in the documentation are
 # refused with the list of what works.
 _RULES = {
     "mode": _Rule(choices=("bounded", "strict")),
@@ -51,7 +51,7 @@ _RULES = {
     "quorum": _Rule(choices=("live", "majority")),
     "weight": _Rule(low=0, high=1e9),
     "nonfinite": _Rule(choices=("drop", "propagate")),
-    "codec": _Rule(choices=("raw",)),
+    "codec": _Rule(choices=("raw", "bf16", "fp16", "int8")),
     "integrity": _Rule(choices=("payload", "header")),
     "transport": _Rule(choices=("auto", "ucx", "shm")),
     "hierarchy": _Rule(choices=("off", "host")),
@@ -77,7 +77,8 @@ class Options:
         weight: this rank's weight in the mean, >= 0.
         fingerprint: any string that must be equal on all ranks.
         nonfinite: ``"drop"`` a minority's NaN/Inf chunks, or ``"propagate"``.
-        codec: wire format, ``"raw"``.
+        codec: how gradients travel: ``"raw"``, ``"bf16"``, ``"fp16"`` or ``"int8"``; the same on
+            all ranks. float64, strict collectives and less than 256 elements always travel raw.
         integrity: ``"payload"`` (CRC32C of header and payload) or ``"header"``.
         transport: which lanes may be used: ``"auto"`` (shared memory within a host, UCX else),
             ``"ucx"`` or ``"shm"``; the same for all groups of a process.
@@ -225,6 +226,7 @@ def to_settings(options: Options, native):
     settings.set_min_peers(options.min_peers)
     settings.set_weight(options.weight)
     settings.set_nonfinite_propagate(options.nonfinite == "propagate")
+    settings.set_codec(options.codec)
     settings.set_payload_crc(options.integrity == "payload")
     return settings
 

@@ -60,7 +60,7 @@ def test_unknown_option_is_a_type_error():
 def test_every_field_has_its_variable(field, monkeypatch):
     default = _options._DEFAULTS[field]
     other = {"mode": "strict", "fallback": "zero", "nonfinite": "propagate"}
-    other |= {"integrity": "header", "transport": "ucx", "quorum": "live", "codec": "raw"}
+    other |= {"integrity": "header", "transport": "ucx", "quorum": "live", "codec": "int8"}
     other |= {"hierarchy": "host"}
     value = other.get(field, "text" if isinstance(default, str) else 2)
     monkeypatch.setenv(f"PAPILIO_{field.upper()}", str(value))
