@@ -2,10 +2,10 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup build extension demo test conformance soak soak-sim mutants chaos chaos-docs bench bench-faults bench-micro lint format asan tsan cuda wheel wheels clean
+.PHONY: help setup build extension demo test conformance soak soak-sim mutants chaos chaos-docs bench bench-faults bench-micro lint format asan tsan cuda gpu-check wheel wheels clean
 
 help:
-	@echo "make demo | test | conformance | chaos | bench | bench-faults | bench-micro | lint | format | asan | tsan | cuda | wheel | wheels | soak | soak-sim | mutants | clean"
+	@echo "make demo | test | conformance | chaos | bench | bench-faults | bench-micro | lint | format | asan | tsan | cuda | gpu-check | wheel | wheels | soak | soak-sim | mutants | clean"
 
 setup:
 	@tools/setup.sh
@@ -80,6 +80,10 @@ tsan: setup
 
 cuda: setup
 	@tools/build_cuda.sh
+
+# On a machine with GPUs: builds, tests and measures; exit status 3 (make's: 2) without one.
+gpu-check: setup
+	@$(PY) tools/gpu_check.py $(GPU_ARGS)
 
 wheel: setup
 	@rm -rf dist && mkdir -p build
