@@ -15,7 +15,7 @@ COMPRESSED = CODECS[1:]
 @pytest.mark.parametrize("n", [2, 4])
 def test_replicas_are_equal_and_errors_bounded(n, codec):
     with Cluster(n, codec=codec) as ranks:
-        for numel in (10, 1000, 70_001, 2_000_003):
+        for numel in (10, 1000, 70_001, 500_003):
             answers = ranks.run(f"import coded; result = coded.error({numel})")
             assert {a["outcome"] for a in answers} == {"complete"}
             assert len({a["crc"] for a in answers}) == 1, (numel, answers)
@@ -41,13 +41,13 @@ def test_other_types(dtype):
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("codec", CODECS)
 def test_exact_through_a_kill(codec):
-    count, victim = 60, 2
+    count, victim = 40, 2
     with Cluster(4, codec=codec) as ranks:
         for rank in ranks:
             rank.send(
-                "collective", source=f"import coded; result = coded.rounds({count}, 1_000_003)"
+                "collective", source=f"import coded; result = coded.rounds({count}, 200_003)"
             )
-        while ranks[victim].receive() != {"begin": 20}:
+        while ranks[victim].receive() != {"begin": 13}:
             pass
         ranks[victim].kill()
         with pytest.raises(RankDied):
@@ -62,8 +62,8 @@ def test_exact_through_a_kill(codec):
             assert answer["ok"], answer
             result = answer["result"]
             assert result["wrong"] == 0, (rank.rank, result)
-            assert result["outcomes"]["complete"] >= 15
-            assert result["outcomes"]["degraded"] >= 15
+            assert result["outcomes"]["complete"] >= 10
+            assert result["outcomes"]["degraded"] >= 10
 
 
 @pytest.mark.timeout(60)
