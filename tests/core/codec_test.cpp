@@ -3,7 +3,12 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+#include <optional>
+#include <string>
+
 #include "core/layout.hpp"
+#include "core/shape_codec.hpp"
 
 namespace papilio {
 namespace {
@@ -71,6 +76,55 @@ TEST(CodecSizes, ChunksAreSizedByWhatTravels) {
   const Layout coded(16 << 20, 4, 4, Seq{1}, {}, Codec::int8);
   EXPECT_EQ(raw.chunkCount(), 256u);
   EXPECT_EQ(coded.chunkCount(), 68u);
+}
+
+std::optional<RoundShape> onceMore(std::span<const std::byte> bytes) {
+  ByteReader reader(bytes);
+  return readShape(reader);
+}
+
+TEST(CodecOnTheWire, IsPartOfTheShapeAndItsSchema) {
+  RoundShape shape;
+  shape.numel = 1000;
+  const auto plain = schemaOf(shape, GroupId{1}, ViewNumber{1});
+  EXPECT_EQ(describe(shape).find("codec"), std::string::npos);
+  for (const auto codec : kCodecs) {
+    shape.codec = codec;
+    std::array<std::byte, kShapeBytes> bytes;
+    writeShapeTo(bytes.data(), shape);
+    EXPECT_EQ(onceMore(bytes), shape);
+    if (codec == Codec::raw) continue;
+    EXPECT_NE(schemaOf(shape, GroupId{1}, ViewNumber{1}), plain);
+    EXPECT_NE(describe(shape).find("codec=" + std::string(name(codec))), std::string::npos);
+  }
+}
+
+TEST(CodecOnTheWire, WhatIsNotLegalIsRefused) {
+  RoundShape shape;
+  shape.numel = 1000;
+  shape.codec = Codec::int8;
+  std::array<std::byte, kShapeBytes> bytes;
+  writeShapeTo(bytes.data(), shape);
+  ASSERT_TRUE(onceMore(bytes));
+  constexpr std::size_t kAt = kShapeBytes - 8;
+  for (unsigned value = kCodecLast + 1; value < 256; ++value) {
+    bytes[kAt] = static_cast<std::byte>(value);
+    ASSERT_FALSE(onceMore(bytes)) << value;
+  }
+  bytes[kAt] = std::byte{1};
+  for (std::size_t reserved = kAt + 1; reserved < kShapeBytes; ++reserved) {
+    bytes[reserved] = std::byte{0x80};
+    EXPECT_FALSE(onceMore(bytes)) << reserved;
+    bytes[reserved] = std::byte{0};
+  }
+  // Only tolerant all-reduces of floating tensors have one.
+  auto strict = shape;
+  strict.strict = true;
+  auto broadcast = shape;
+  broadcast.kind = OpKind::broadcast;
+  auto integers = shape;
+  integers.dtype = DType::int32;
+  for (const auto& wrong : {strict, broadcast, integers}) EXPECT_FALSE(valid(wrong));
 }
 
 }  // namespace
