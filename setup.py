@@ -40,6 +40,21 @@ TORCH, NEXT_TORCH = torch_minor()
 BUILD = ROOT / "build" / f"wheel-torch{TORCH}"
 
 
+def nvcc():
+    """The compiler for the CUDA kernels, or None for a wheel without them.
+
+    PAPILIO_CUDA=1 wants them, PAPILIO_CUDA=0 does not; otherwise they are in where nvcc is found.
+    """
+    wanted = os.environ.get("PAPILIO_CUDA", "")
+    if wanted == "0":
+        return None
+    usual = "/usr/local/cuda/bin/nvcc"
+    found = os.environ.get("CUDACXX") or shutil.which("nvcc") or shutil.which(usual)
+    if wanted and not found:
+        sys.exit("PAPILIO_CUDA is set, but there is no nvcc: name it in CUDACXX")
+    return found
+
+
 class CMakeBuild(build_ext):
     """One extension, built by the `release` settings into the place setuptools asks for."""
 
@@ -49,9 +64,12 @@ class CMakeBuild(build_ext):
             "CMAKE_BUILD_TYPE": "Release",
             "PAPILIO_TESTS": "OFF",
             "PAPILIO_WHEEL": "ON",
+            "PAPILIO_CUDA": "ON" if (compiler := nvcc()) else "OFF",
             "PAPILIO_PYTHON_EXECUTABLE": sys.executable,
             "PAPILIO_PYTHON_OUTPUT": str(BUILD / "out"),
         }
+        if compiler:
+            settings["CMAKE_CUDA_COMPILER"] = compiler
         defines = [f"-D{name}={value}" for name, value in settings.items()]
         subprocess.check_call(
             ["cmake", "-S", str(ROOT), "-B", str(BUILD / "cmake"), "-G", "Ninja", *defines]

@@ -12,8 +12,12 @@ file(STRINGS "${PAPILIO_TORCH_FOLDER}/include/torch/headeronly/version.h" lines
      REGEX "#define TORCH_VERSION_M(AJOR|INOR) ")
 string(REGEX MATCHALL "[0-9]+" numbers "${lines}")
 list(JOIN numbers "." PAPILIO_TORCH_MINOR)
+set(PAPILIO_CUDA_VERSION "")
+if(PAPILIO_CUDA)
+  set(PAPILIO_CUDA_VERSION "${CUDAToolkit_VERSION}")
+endif()
 file(CONFIGURE OUTPUT "${PAPILIO_PYTHON_OUTPUT}/_built.py" CONTENT
-     "\"\"\"Made by CMake: what this build is for.\"\"\"\n\nTORCH = \"${PAPILIO_TORCH_MINOR}\"\n")
+     "\"\"\"Made by CMake: what this build is for, and with which CUDA kernels (none: empty).\"\"\"\n\nTORCH = \"${PAPILIO_TORCH_MINOR}\"\nCUDA = \"${PAPILIO_CUDA_VERSION}\"\n")
 
 papilio_publish(process_group)
 file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/csrc/process_group/*.cpp")
@@ -39,6 +43,12 @@ target_link_libraries(papilio_C PRIVATE papilio_engine papilio_control papilio_u
   "${PAPILIO_TORCH_FOLDER}/lib/libtorch_python.so" "${PAPILIO_TORCH_FOLDER}/lib/libtorch_cpu.so"
   "${PAPILIO_TORCH_FOLDER}/lib/libc10.so")
 target_link_options(papilio_C PRIVATE -Wl,--allow-shlib-undefined)
+if(PAPILIO_CUDA)
+  # All kernels, called or not, and the runtime within: no library of CUDA is needed to load this, no
+  # driver either, and none of the runtime's names meets those of the one that torch brings along.
+  target_link_libraries(papilio_C PRIVATE "$<LINK_LIBRARY:WHOLE_ARCHIVE,papilio_cuda>")
+  target_link_options(papilio_C PRIVATE -Wl,--exclude-libs,ALL)
+endif()
 target_precompile_headers(papilio_C PRIVATE "${CMAKE_SOURCE_DIR}/csrc/process_group/torch_headers.hpp")
 
 # A device without hardware, for tests/python: a module of its own that torch loads, never shipped.
