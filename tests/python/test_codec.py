@@ -44,9 +44,7 @@ def test_exact_through_a_kill(codec):
     count, victim = 40, 2
     with Cluster(4, codec=codec) as ranks:
         for rank in ranks:
-            rank.send(
-                "collective", source=f"import coded; result = coded.rounds({count}, 200_003)"
-            )
+            rank.send("collective", source=f"import coded; result = coded.rounds({count}, 200_003)")
         while ranks[victim].receive() != {"begin": 13}:
             pass
         ranks[victim].kill()
@@ -85,14 +83,16 @@ def test_different_codecs_are_a_schema_mismatch():
 
 @pytest.mark.timeout(240)
 def test_trainings_end_where_raw_ones_do(capsys):
-    losses = {}
+    losses, weights = {}, set()
     for codec in CODECS:
         with Cluster(2, codec=codec) as ranks:
             answers = ranks.run("import coded; result = coded.training(400)", timeout=120)
         assert answers[0]["crc"] == answers[1]["crc"], "replicas differ"
         assert answers[0]["last"] < answers[0]["first"] / 5, "it did not train"
         losses[codec] = answers[0]["last"]
+        weights.add(answers[0]["crc"])
+    assert len(weights) == len(CODECS), "a codec that changes nothing was not used"
     with capsys.disabled():
-        print("  final loss: " + ", ".join(f"{codec} {loss:.6f}" for codec, loss in losses.items()))
+        print("  final loss: " + ", ".join(f"{codec} {loss:.9f}" for codec, loss in losses.items()))
     for codec in COMPRESSED:
         assert abs(losses[codec] - losses["raw"]) <= 0.01 * losses["raw"], losses
