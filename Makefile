@@ -21,6 +21,7 @@ demo: extension
 	@$(PY) examples/demo.py
 
 test: build
+	@tools/build_cuda.sh --if-there
 	@$(PY) tools/run_tests.py
 
 # torch's own DistributedTest for papilio and for gloo; CONFORMANCE_ARGS takes e.g. --world-size 8

@@ -2,13 +2,24 @@
 # tools/build_cuda.sh: compiles the CUDA kernels for every architecture we ship, checks what the
 # compiler made of them, and runs the tests; those that need a device say so when there is none.
 # Table of registers and spills: build/cuda/resources.txt.
+#
+# tools/build_cuda.sh --if-there: the same for `make test`; without nvcc it says so, and that is all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 nvcc=${CUDACXX:-$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)}
 if [[ ! -x $nvcc ]]; then
+  if [[ ${1:-} == --if-there ]]; then
+    echo "cuda: no nvcc here; the kernels are not compiled, their arithmetic is tested on the CPU" >&2
+    exit 0
+  fi
   echo "cuda: nvcc is missing; install the CUDA toolkit 12.8 or newer (package cuda-nvcc with" \
     "cuda-cudart-dev) or name nvcc in CUDACXX" >&2
   exit 1
+fi
+version=$("$nvcc" --version | sed -n 's/.*release \([0-9.]*\),.*/\1/p')
+if [[ $(printf '%s\n' 12.8 "$version" | sort -V | head -1) != 12.8 ]]; then
+  echo "cuda: $nvcc is of CUDA ${version:-?}, the kernels need 12.8 or newer" >&2
+  [[ ${1:-} == --if-there ]] && exit 0 || exit 1
 fi
 export CUDACXX=$nvcc
 build=build/cuda

@@ -98,6 +98,20 @@ def test_half_of_the_bytes_cross_the_link(net):
     assert crossed["off"] > ROUNDS * 4 * NUMEL * 4  # it was really measured
 
 
+def test_a_codec_on_top_halves_them_again(net):
+    """The inputs are integers up to 64: their sums are exact in bf16."""
+    with Hosts(net, "host", codec="bf16") as ranks:
+        rounds(ranks, 2, salt=1)
+        before = ranks.crossed()
+        for answers in rounds(ranks, ROUNDS, salt=100):
+            assert [answer["report"]["outcome"] for answer in answers] == ["complete"] * 4
+            assert len({answer["crc"] for answer in answers}) == 1
+        crossed = ranks.crossed() - before
+    flat = ROUNDS * 4 * NUMEL * 4  # bytes without headers: each host sends half and gets half
+    print(f"bytes between the hosts: {crossed}, flat and raw at least {flat}: {crossed / flat:.1%}")
+    assert ROUNDS * NUMEL * 4 < crossed <= 0.28 * flat
+
+
 # Rank 0 speaks for the first host and rank 2 for the second one; 1 and 3 do when they are dead.
 @pytest.mark.parametrize("victim", range(4) if SOAK else [0, 1])
 def test_the_others_go_on_across_hosts_when_a_rank_is_killed(net, victim):
