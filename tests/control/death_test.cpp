@@ -125,8 +125,11 @@ TEST(Unreachable, WithinTheLimitAndWithTheReason) {
 // The address is taken by somebody else who knows the secret: not the process we asked for.
 TEST(Unreachable, AnotherProcessAnswers) {
   Plane dialer(1), other(7);
-  const auto address = other.record().substr(0, other.record().rfind(' '));
-  dialer.plane->connect(PeerId{0}, address + " 00000000000000aa", 300ms);
+  auto record = other.record();
+  const auto host = record.rfind(' ');
+  const auto process = record.rfind(' ', host - 1) + 1;
+  record.replace(process, host - process, "00000000000000aa");
+  dialer.plane->connect(PeerId{0}, record, 300ms);
   ASSERT_TRUE(pump({&dialer, &other}, [&] { return dialer.seen.downs.size() == 1; }));
   EXPECT_EQ(dialer.seen.downs[0].cause, DownCause::unreachable);
   EXPECT_NE(dialer.seen.downs[0].detail.find("another process"), std::string::npos)
