@@ -171,7 +171,7 @@ def test_contributors_are_recovered_from_sums(rescaled):
 
 
 def test_case_notices_missing_stale_and_misplaced_data():
-    spec = {"count": 4096, "type": "float", "op": "sum", "root": 0, "unalign": 1}
+    spec = {"count": 4096, "type": "float", "op": "sum", "root": 0, "unalign": 1, "device": "cpu"}
     case = cases.Case(spec | {"collective": "all_reduce"}, rank=1, ranks=4)
     right = [case.parts[0][case.shift(k) :][:4096].clone() for k in range(3)]
     case.prepare(1)
