@@ -44,6 +44,10 @@ fi
 python=.venv/bin/python
 [[ -x $python ]] || python=python3
 $python tools/cuda_resources.py $log >$build/resources.txt || { cat $build/resources.txt >&2; exit 1; }
-cat $build/resources.txt
+if [[ ${1:-} == --if-there ]]; then
+  echo "cuda: kernels compiled, no warning and no spill; their arithmetic and devices:" >&2
+else
+  cat $build/resources.txt
+fi
 $build/cuda_test --gtest_brief=1
 $build/cuda_device_test --gtest_brief=1
