@@ -109,7 +109,7 @@ def test_a_codec_on_top_halves_them_again(net):
         crossed = ranks.crossed() - before
     flat = ROUNDS * 4 * NUMEL * 4  # bytes without headers: each host sends half and gets half
     print(f"bytes between the hosts: {crossed}, flat and raw at least {flat}: {crossed / flat:.1%}")
-    assert ROUNDS * NUMEL * 4 < crossed <= 0.28 * flat
+    assert ROUNDS * NUMEL * 4 < crossed <= 0.33 * flat  # raw: more than half
 
 
 # Rank 0 speaks for the first host and rank 2 for the second one; 1 and 3 do when they are dead.
