@@ -62,7 +62,7 @@ PAPILIO_CLONES void toInt8(const float* __restrict in, std::uint64_t n, float in
 PAPILIO_CLONES void fromInt8(const std::int8_t* __restrict in, std::uint64_t n, float scale,
                              float* __restrict out) {
   for (std::uint64_t i = 0; i < n; ++i) {
-    const std::int32_t code = in[i];
+    const std::int32_t code = +in[i];  // a number, not a character
     const auto value = std::bit_cast<std::uint32_t>(static_cast<float>(code) * scale);
     out[i] = std::bit_cast<float>(code == kNanCode ? kNan : value);
   }

@@ -1,5 +1,6 @@
 #include "process_group/staged.hpp"
 
+#include <ATen/core/grad_mode.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Exception.h>
 #include <torch/csrc/distributed/c10d/cuda/StreamBlock.hpp>
