@@ -163,7 +163,8 @@ BackendPapilio::WorkPtr BackendPapilio::reduce(Tensors& tensors, const c10d::Red
   shape.op = operation.op;
   shape.premul = operation.premul;
   Issue issue{"reduce", c10d::OpType::REDUCE, opts.timeout, tensors, tensors, {}};
-  const Buffer buffer = bufferOf(issue.staged.inOut(tensor));
+  const bool root = rank_ == static_cast<int>(shape.root);  // elsewhere the tensor does not change
+  const Buffer buffer = bufferOf(root ? issue.staged.inOut(tensor) : issue.staged.in(tensor));
   return submit(std::move(issue), [=](Ring ring) { return strictReduce(ring, shape, buffer); });
 }
 

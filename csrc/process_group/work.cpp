@@ -111,11 +111,12 @@ c10::intrusive_ptr<c10::ivalue::Future> WorkPapilio::getFutureResult() {
 void WorkPapilio::publish() {
   if (!device_) return settle();
   const bool good = !completion_->error;  // it does not change any more
-  device_->finish(good);
   std::unique_lock lock(mutex_);
   const bool unseen = !good && followed_;
   lock.unlock();
+  // Before the stream goes on: who has seen its end is told by the next collective for sure.
   if (unseen) ledger_->failedUnseen({key_, context_, seq_, completion_->error});
+  device_->finish(good);
   // Whoever waits for the future continues after what is in the current stream now.
   const c10::StreamGuard guard(device_->stream());
   settle();
