@@ -1,33 +1,20 @@
 // Contributions that stand for a whole host: who is waited for, who counts, what is refused.
 #include "fault/host_share.hpp"
 
-#include <gtest/gtest.h>
-
 #include <algorithm>
-#include <initializer_list>
 
 #include "fault/machine.hpp"
+#include "fault/reduction_fixture.hpp"
 
 namespace papilio::fault {
 namespace {
 
-constexpr ChunkIndex kChunk{0};
-
-ContributorSet ranks(std::initializer_list<std::uint32_t> list) {
-  ContributorSet out;
-  for (const auto r : list) out.insert(Rank{r});
-  return out;
-}
-
 // Rank 0 on a host of its own reduces; ranks 1, 2 and 3 share one.
-class HostShareTest : public testing::Test {
+class HostShareTest : public ReductionFixture {
  protected:
-  HostShareTest() : members_(4, Rank{0}, options_, 1), policy_(1s) {
+  HostShareTest() : ReductionFixture(4) {
     members_.place({0, 1, 1, 1});
-    shape_.numel = 10;
-    while (Layout(10, 4, 4, Seq{seq_}).owner(kChunk) != Rank{0}) ++seq_;
-    for (std::uint32_t r = 0; r < 4; ++r) members_.at(Rank{r}).ever_contributed = true;
-    reduction_.emplace(members_, policy_, Seq{seq_}, SchemaHash{5}, shape_);
+    begin();
     reduction_->arrived(Time{10s}, Rank{0}, kChunk, 1);
   }
   void speak(std::uint32_t rank, const ContributorSet& set, Duration at = 10s) {
@@ -35,24 +22,10 @@ class HostShareTest : public testing::Test {
     reduction_->arrived(Time{} + at, Rank{rank}, kChunk, static_cast<float>(set.count()), &share);
     reduction_->closeReady(out_);
   }
-  const effect::Reduce* closed() const {
-    for (const auto& effect : out_) {
-      if (const auto* reduce = std::get_if<effect::Reduce>(&effect)) return reduce;
-    }
-    return nullptr;
-  }
   const Reduction::Result& result() {
     reduction_->reduced(Time{11s}, kChunk, closed()->contributors, true, out_);
     return *reduction_->result(kChunk);
   }
-
-  GroupOptions options_;
-  Members members_;
-  ArrivalPolicy policy_;
-  RoundShape shape_;
-  std::uint64_t seq_ = 1;
-  std::optional<Reduction> reduction_;
-  Effects out_;
 };
 
 TEST_F(HostShareTest, NobodyElseOfTheHostIsWaitedFor) {

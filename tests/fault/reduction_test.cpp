@@ -1,51 +1,19 @@
 // The reducer's side of a round: whom it waits for, when it closes, what it says about it.
-#include "fault/reduction.hpp"
-
-#include <gtest/gtest.h>
-
-#include <initializer_list>
+#include "fault/reduction_fixture.hpp"
 
 namespace papilio::fault {
 namespace {
 
-constexpr ChunkIndex kChunk{0};
-
-ContributorSet ranks(std::initializer_list<std::uint32_t> list) {
-  ContributorSet out;
-  for (const auto r : list) out.insert(Rank{r});
-  return out;
-}
-
 // Nobody has spent credits.
 const Reduction::CreditsSpent kFree = [](Rank, Rank) { return false; };
 
-class ReductionTest : public testing::Test {
+class ReductionTest : public ReductionFixture {
  protected:
-  ReductionTest() : members_(3, Rank{0}, options_, 1), policy_(1s) {
-    shape_.numel = 10;
-    // A small tensor whose only chunk is this rank's duty.
-    while (Layout(10, 4, 3, Seq{seq_}).owner(kChunk) != Rank{0}) ++seq_;
-    for (std::uint32_t r = 0; r < 3; ++r) members_.at(Rank{r}).ever_contributed = true;
-    reduction_.emplace(members_, policy_, Seq{seq_}, SchemaHash{5}, shape_);
-  }
+  ReductionTest() : ReductionFixture(3) { begin(); }
   void arrive(std::uint32_t rank, Duration at, float weight = 1) {
     reduction_->arrived(Time{} + at, Rank{rank}, kChunk, weight);
     reduction_->closeReady(out_);
   }
-  const effect::Reduce* closed() const {
-    for (const auto& effect : out_) {
-      if (const auto* reduce = std::get_if<effect::Reduce>(&effect)) return reduce;
-    }
-    return nullptr;
-  }
-
-  GroupOptions options_;
-  Members members_;
-  ArrivalPolicy policy_;
-  RoundShape shape_;
-  std::uint64_t seq_ = 1;
-  std::optional<Reduction> reduction_;
-  Effects out_;
 };
 
 TEST_F(ReductionTest, ClosesWhenEverybodyIsThere) {
