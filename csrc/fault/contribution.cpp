@@ -209,6 +209,7 @@ void Contribution::fetch(Time now, ChunkIndex index, const ContributorSet& ask, 
   chunk.state = State::fetching;
   chunk.hard = hard;
   chunk.asked = ask;
+  chunk.here = false;
   chunk.fetch_until = now + kFetchBudget;
 }
 
@@ -282,7 +283,7 @@ std::vector<ChunkIndex> Contribution::advance(Time now, Effects& out) {
     Chunk& chunk = chunks_[c];
     if (chunk.state != State::fetching) continue;
     const bool due = now >= chunk.fetch_until && !PAPILIO_MUTANT(fetch_has_a_limit);
-    if (!chunk.asked.empty() && !due) continue;
+    if ((chunk.here || !chunk.asked.empty()) && !due) continue;
     if (!chunk.hard) {
       fillLocal(ChunkIndex{c}, out);
     } else if (assign(now, ChunkIndex{c}, out)) {

@@ -129,6 +129,7 @@ class Contribution {
     bool hard = false;      // fetching because the reducer is gone for good
     bool damaged = false;   // its reducer's result came, and was no good
     ContributorSet asked;   // fetching: who may still answer
+    bool here = false;      // and this rank's own duty may, until fetch_until
     Time fetch_until{};
     Source source = Source::local;
     ContributorSet contributors;

@@ -118,6 +118,10 @@ void Contribution::askAround(Time now, ChunkIndex index, Effects& out) {
   auto ask = holdersAfter(reducer);
   if (reducer != members_.me()) ask.insert(reducer);
   fetch(now, index, ask, false);
+  if (reducer == members_.me()) {  // most likely it is to be made here, of what others send
+    chunks_[index.value].here = true;
+    chunks_[index.value].fetch_until = now + resultBudget(reducer);
+  }
   ask.forEach([&](Rank peer) {
     out.push_back(effect::SendControl{peer, msg::Fetch{seq_, {index.value, index.value + 1}}});
   });

@@ -58,5 +58,20 @@ TEST(Hosts, NobodyCountsTwice) {
   EXPECT_GT(world.checker().tally().complete, 3 * kRounds);
 }
 
+// Rank 1 only listens, because its host left its NaN out, and reduces a chunk all the same. The other
+// host comes later than the answers to its question who has that chunk: nobody has it yet.
+TEST(Hosts, WhoOnlyListensReducesForTheOthersAndItself) {
+  Workload plan = work({0, 0, 1, 1});
+  plan.ranks[1].nan_at[Seq{3}] = 5;
+  for (const auto slow : {2, 3}) plan.ranks[slow].compute = 20ms;
+  World world(plan, 1);
+  world.checker().mark(Rank{1});
+  world.run();
+  for (const auto& violation : world.checker().violations()) ADD_FAILURE() << violation;
+  EXPECT_EQ(world.checker().tally().degraded, 4);  // without rank 1's data
+  const std::map<fault::Source, std::uint64_t> whole{{fault::Source::reduced, 4 * kRounds}};
+  EXPECT_EQ(world.checker().tally().chunks, whole);  // all of a tensor from the same ranks
+}
+
 }  // namespace
 }  // namespace papilio::sim
