@@ -27,6 +27,9 @@ endif()
 add_compile_options(-Wall -Wextra -Wshadow -Werror -ffp-contract=off)
 # g++ 12 warns of correct code of its own standard library when it inlines (PR 105329, 105651).
 add_compile_options(-Wno-restrict -Wno-array-bounds -Wno-stringop-overflow)
+if(CMAKE_CXX_COMPILER_ID STREQUAL GNU AND CMAKE_CXX_COMPILER_VERSION VERSION_GREATER_EQUAL 13)
+  add_compile_options(-Wno-maybe-uninitialized)  # g++ 13: a moved std::variant (PR 80635)
+endif()
 if(PAPILIO_SANITIZE)
   add_compile_options(-fsanitize=${PAPILIO_SANITIZE} -fno-omit-frame-pointer
                       -fno-sanitize-recover=all)
