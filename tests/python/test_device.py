@@ -9,9 +9,9 @@ import pytest
 from cluster import Cluster, Rank, wait_until
 
 INIT = """
-import fake_device as fake
+import device_under_test as dev
 dist.init_process_group(
-    "cpu:papilio,fake:papilio",
+    f"cpu:papilio,{dev.NAME}:papilio",
     timeout=timedelta(seconds=30),
     pg_options=papilio.Options(patience=1.0),
 )
@@ -19,16 +19,16 @@ dist.init_process_group(
 
 # Names that the texts below use; every rank's value for a salt is an integer.
 NAMES = """
-import fake_device as fake
+import device_under_test as dev
 def filled(value, numel=100, dtype=torch.float32):
-    out = torch.empty(numel, dtype=dtype, device="fake")
-    fake.fill_later(out, float(value))
+    out = torch.empty(numel, dtype=dtype, device=dev.NAME)
+    dev.fill_later(out, float(value))
     return out
 def empty(numel=100):
-    return torch.empty(numel, device="fake")
+    return torch.empty(numel, device=dev.NAME)
 def seen(*tensors):
-    later = [fake.read_later(tensor) for tensor in tensors]  # kernels behind the wait
-    fake.synchronize()
+    later = [dev.read_later(tensor) for tensor in tensors]  # kernels behind the wait
+    dev.synchronize()
     values = [sorted(set(x.flatten().tolist())) for x in later]
     return values[0] if len(values) == 1 else values
 """
@@ -59,7 +59,7 @@ class Devices(Cluster):
 
     def require_order(self, ranks=None):
         """Nothing happened in its order by luck; and something happened."""
-        for races, uses in self.say("result = [fake.races(), fake.uses()]", ranks):
+        for races, uses in self.say("result = [dev.races(), dev.uses()]", ranks):
             assert races == [] and uses > 0
 
 
@@ -89,7 +89,7 @@ COLLECTIVES = {
         [[[1.0], [2.0], [3.0]]] * 3,
     ),
     "all_gather in place": (
-        "out = empty(300); x = out[100 * rank : 100 * rank + 100]; fake.fill_later(x, rank + 1.0);"
+        "out = empty(300); x = out[100 * rank : 100 * rank + 100]; dev.fill_later(x, rank + 1.0);"
         " dist.all_gather_into_tensor(out, x); result = seen(*out.chunk(3))",
         [[[1.0], [2.0], [3.0]]] * 3,
     ),
@@ -171,11 +171,11 @@ result = x.to_dense().tolist()
 
 def test_wait_holds_the_stream_and_not_the_caller(three):
     issue = """
-gate = fake.hold() if rank == 0 else None  # what the gradients come from takes long
+gate = dev.hold() if rank == 0 else None  # what the gradients come from takes long
 x = filled(rank + 1)
 work = dist.all_reduce(x, async_op=True)
 work.wait()
-before = [work.is_completed(), fake.idle()]
+before = [work.is_completed(), dev.idle()]
 if gate: gate.open()
 values = seen(x)
 result = [values, work.is_completed(), before if rank == 0 else None]
@@ -188,7 +188,7 @@ result = [values, work.is_completed(), before if rank == 0 else None]
 
 def test_a_collective_on_the_cpu_does_not_pass_one_that_waits_for_the_device(three):
     issue = """
-gate = fake.hold() if rank == 1 else None
+gate = dev.hold() if rank == 1 else None
 x, y = filled(rank + 1), torch.full((100,), float(10 * rank))
 works = [dist.all_reduce(x, async_op=True), dist.all_reduce(y, async_op=True)]
 if gate: gate.open()
@@ -216,7 +216,7 @@ result = [total, seen(y) if rank == 0 else None]
 
 def test_another_stream_waits_only_where_it_is_told_to(three):
     source = """
-with fake.Stream():
+with dev.Stream():
     x = filled(rank + 1)
     work = dist.all_reduce(x, async_op=True)
     work.wait()
@@ -284,13 +284,13 @@ except (ValueError, RuntimeError) as error:
 
 def test_a_graph_that_is_captured_is_refused(three):
     source = """
-fake.set_capturing(True)
+dev.set_capturing(True)
 try:
     dist.all_reduce(filled(1))
 except NotImplementedError as error:
     result = str(error)
 finally:
-    fake.set_capturing(False)
+    dev.set_capturing(False)
 """
     for text in three.say(source):
         assert "captured in a graph" in text and "issue it outside" in text
@@ -299,13 +299,13 @@ finally:
 def test_ddp_trains_alike_on_all_ranks():
     source = """
 torch.manual_seed(1)
-model = torch.nn.Linear(50, 4).to("fake")
+model = torch.nn.Linear(50, 4).to(dev.NAME)
 ddp = torch.nn.parallel.DistributedDataParallel(model)
 optimizer = torch.optim.SGD(ddp.parameters(), lr=0.1)
 torch.manual_seed(100 + rank)
 for step in range(5):
     optimizer.zero_grad()
-    ddp(torch.randn(8, 50).to("fake")).square().sum().backward()
+    ddp(torch.randn(8, 50).to(dev.NAME)).square().sum().backward()
     optimizer.step()
 result = [p.detach().cpu().double().sum().item() for p in model.parameters()]
 """
@@ -316,7 +316,7 @@ result = [p.detach().cpu().double().sum().item() for p in model.parameters()]
 
 
 def test_a_group_that_is_bound_to_the_device_and_its_parts():
-    init = INIT.replace("timeout=", "device_id=torch.device('fake', 0), timeout=")
+    init = INIT.replace("timeout=", "device_id=torch.device(dev.NAME, 0), timeout=")
     source = """
 part = dist.new_group([0, 1])
 x = filled(rank + 1)
@@ -353,7 +353,7 @@ result = reports[-1]
 
 # Rank 0 receives what rank 1 never sends; its stream waits when it says so to the parent.
 WAITS = """
-y = torch.full((100,), 5.0).to("fake")
+y = torch.full((100,), 5.0).to(dev.NAME)
 into = dist.irecv(y, 1)
 into.wait()
 print("{}", flush=True)
@@ -402,7 +402,7 @@ def test_what_fails_at_once_is_told_by_wait():
         ranks.say("x = filled(rank); dist.all_reduce(x); result = seen(x)")
         ranks[1].kill()
         source = """
-x = torch.full((100,), 5.0).to("fake")
+x = torch.full((100,), 5.0).to(dev.NAME)
 try:
     dist.send(x, 1)
     dist.irecv(x, 1).wait(timedelta(seconds=20))
@@ -416,7 +416,7 @@ result = told
 
 TRAIN = """
 store = dist.distributed_c10d._get_default_store()._underlying_non_prefix_store
-model = torch.nn.Linear(40, 1, bias=False).to("fake")
+model = torch.nn.Linear(40, 1, bias=False).to(dev.NAME)
 with torch.no_grad(): model.weight.zero_()
 optimizer = torch.optim.SGD(model.parameters(), lr=1.0, foreach=False)
 job = papilio.attach(model, optimizer)
@@ -468,8 +468,8 @@ def test_abort_lets_the_streams_go():
 x = filled(7)
 work = dist.all_reduce(x, async_op=True)  # rank 1 never comes
 work.wait()
-stuck = not fake.idle()
-dist.distributed_c10d._get_default_group()._get_backend(torch.device("fake")).abort()
+stuck = not dev.idle()
+dist.distributed_c10d._get_default_group()._get_backend(torch.device(dev.NAME)).abort()
 result = [stuck, seen(x)]
 """
         assert ranks.say(source, ranks=[0]) == [[True, [7.0]]]
@@ -479,7 +479,7 @@ result = [stuck, seen(x)]
 def test_the_group_can_be_destroyed_while_the_device_is_busy():
     with Devices(2) as ranks:
         source = """
-gate = fake.hold()
+gate = dev.hold()
 x = filled(7)
 work = dist.all_reduce(x, async_op=True)
 threading.Timer(0.2, gate.open).start()
