@@ -1,7 +1,7 @@
 // Bodies of the kernels that encode and decode (engine/codec.hpp has the formats), compiled for
-// device and host. 32 lanes share a block of 256 elements, each has 8 in a row; what they must
-// know of each other, the block's largest magnitude, is an argument: the device gets it by a warp
-// vote, the host by a loop. Encoded chunks start at multiples of 16.
+// device and host. 32 lanes share a block of 256 elements; what they must know of each other, the
+// block's largest magnitude, is an argument: the device gets it by a warp vote, the host by a loop.
+// Encoded chunks start at multiples of 16.
 #pragma once
 
 #include <cstddef>
@@ -14,6 +14,7 @@ namespace papilio::cuda {
 
 inline constexpr unsigned kLanes = 32;
 inline constexpr unsigned kPerLane = 8;
+inline constexpr unsigned kInRow = 4;  // a lane's neighbours; the next row is 32 lanes further
 static_assert(kLanes * kPerLane == kCodecBlock);
 
 // A lane's elements, as float32; zero behind the end of the chunk.
@@ -21,63 +22,56 @@ struct LaneValues {
   float v[kPerLane];
 };
 
-// Of one lane in a chunk: which elements are its own.
+// Of one lane in a chunk: which elements are its own. Rows of four, so that the 32 lanes together
+// touch memory without gaps: 16 bytes each of float32, 8 of halves, 4 of int8.
 struct LaneAt {
   std::uint64_t block;
   unsigned lane;
   std::uint64_t numel;
-  PAPILIO_HOST_DEVICE std::uint64_t first() const { return block * kCodecBlock + lane * kPerLane; }
-  PAPILIO_HOST_DEVICE bool whole() const { return first() + kPerLane <= numel; }
+  PAPILIO_HOST_DEVICE std::uint64_t row(unsigned r) const {
+    return block * kCodecBlock + (r * kLanes + lane) * kInRow;
+  }
+  PAPILIO_HOST_DEVICE bool whole() const { return (block + 1) * kCodecBlock <= numel; }
   PAPILIO_HOST_DEVICE std::uint64_t blocks() const {
     return (numel + kCodecBlock - 1) / kCodecBlock;
   }
 };
 
-// N elements at `from`, in accesses of at most 16 bytes.
-template <class T>
-struct alignas(16) Row {
-  static constexpr unsigned kPacks = sizeof(T) * kPerLane > 16 ? sizeof(T) * kPerLane / 16 : 1;
-  using Part = Pack<T, kPerLane / kPacks>;
-  Part part[kPacks];
-};
-
-// convert(element) of the lane's elements in an array of U; `wide`: it starts at a multiple of 16.
-template <class U, class Convert>
-PAPILIO_HOST_DEVICE LaneValues loadLane(const void* from, const LaneAt& at, bool wide,
-                                        Convert convert) {
+// convert(element) of the lane's elements in an array of U. kWide: it starts at a multiple of 16,
+// and all of the block is there.
+template <bool kWide, class U, class Convert>
+PAPILIO_HOST_DEVICE LaneValues loadLane(const void* from, const LaneAt& at, Convert convert) {
   LaneValues out{};
-  const U* values = static_cast<const U*>(from) + at.first();
-  if (wide && at.whole()) {
-    using R = Row<U>;
-    for (unsigned p = 0; p < R::kPacks; ++p) {
-      const auto part = reinterpret_cast<const typename R::Part*>(values)[p];
-      constexpr unsigned kEach = kPerLane / R::kPacks;
-      for (unsigned j = 0; j < kEach; ++j) out.v[p * kEach + j] = convert(part.v[j]);
+  const U* values = static_cast<const U*>(from);
+  for (unsigned r = 0; r < kPerLane / kInRow; ++r) {
+    const auto first = at.row(r);
+    if constexpr (kWide) {
+      const auto row = *reinterpret_cast<const Pack<U, kInRow>*>(values + first);
+      for (unsigned j = 0; j < kInRow; ++j) out.v[r * kInRow + j] = convert(row.v[j]);
+    } else {
+      for (unsigned j = 0; j < kInRow; ++j) {
+        if (first + j < at.numel) out.v[r * kInRow + j] = convert(values[first + j]);
+      }
     }
-    return out;
-  }
-  for (unsigned j = 0; j < kPerLane; ++j) {
-    if (at.first() + j < at.numel) out.v[j] = convert(values[j]);
   }
   return out;
 }
 
-template <class U, class Convert>
-PAPILIO_HOST_DEVICE void storeLane(const LaneValues& in, void* to, const LaneAt& at, bool wide,
+template <bool kWide, class U, class Convert>
+PAPILIO_HOST_DEVICE void storeLane(const LaneValues& in, void* to, const LaneAt& at,
                                    Convert convert) {
-  U* values = static_cast<U*>(to) + at.first();
-  if (wide && at.whole()) {
-    using R = Row<U>;
-    for (unsigned p = 0; p < R::kPacks; ++p) {
-      typename R::Part part;
-      constexpr unsigned kEach = kPerLane / R::kPacks;
-      for (unsigned j = 0; j < kEach; ++j) part.v[j] = convert(in.v[p * kEach + j]);
-      reinterpret_cast<typename R::Part*>(values)[p] = part;
+  U* values = static_cast<U*>(to);
+  for (unsigned r = 0; r < kPerLane / kInRow; ++r) {
+    const auto first = at.row(r);
+    if constexpr (kWide) {
+      Pack<U, kInRow> row;
+      for (unsigned j = 0; j < kInRow; ++j) row.v[j] = convert(in.v[r * kInRow + j]);
+      *reinterpret_cast<Pack<U, kInRow>*>(values + first) = row;
+    } else {
+      for (unsigned j = 0; j < kInRow; ++j) {
+        if (first + j < at.numel) values[first + j] = convert(in.v[r * kInRow + j]);
+      }
     }
-    return;
-  }
-  for (unsigned j = 0; j < kPerLane; ++j) {
-    if (at.first() + j < at.numel) values[j] = convert(in.v[j]);
   }
 }
 
@@ -158,13 +152,17 @@ PAPILIO_HOST_DEVICE std::uint64_t valuesAt(const LaneAt& at) {
   return Form<kCodec>::kScales ? (at.blocks() * sizeof(float) + 15) / 16 * 16 : 0;
 }
 
-template <Codec kCodec>
-PAPILIO_HOST_DEVICE LaneValues decodeLane(const void* chunk, const LaneAt& at) {
+template <bool kWide, Codec kCodec>
+PAPILIO_HOST_DEVICE LaneValues decodeRows(const void* chunk, const LaneAt& at) {
   using F = Form<kCodec>;
   const float scale = F::kScales ? static_cast<const float*>(chunk)[at.block] : 1.0F;
   const auto* values = static_cast<const std::byte*>(chunk) + valuesAt<kCodec>(at);
-  return loadLane<typename F::Value>(
-      values, at, true, [scale](typename F::Value value) { return F::load(value, scale); });
+  return loadLane<kWide, typename F::Value>(
+      values, at, [scale](typename F::Value value) { return F::load(value, scale); });
+}
+template <Codec kCodec>
+PAPILIO_HOST_DEVICE LaneValues decodeLane(const void* chunk, const LaneAt& at) {
+  return at.whole() ? decodeRows<true, kCodec>(chunk, at) : decodeRows<false, kCodec>(chunk, at);
 }
 
 // `largest`: of the whole block.
@@ -182,40 +180,68 @@ PAPILIO_HOST_DEVICE void encodeLane(const LaneValues& in, std::uint32_t largest,
     }
   }
   auto* values = static_cast<std::byte*>(chunk) + valuesAt<kCodec>(at);
-  storeLane<typename F::Value>(in, values, at, true,
-                               [inverse](float value) { return F::store(value, inverse); });
+  const auto store = [inverse](float value) { return F::store(value, inverse); };
+  at.whole() ? storeLane<true, typename F::Value>(in, values, at, store)
+             : storeLane<false, typename F::Value>(in, values, at, store);
 }
 
+template <bool kWide, class T>
+PAPILIO_HOST_DEVICE LaneValues tensorRows(const void* from, const LaneAt& at) {
+  return loadLane<kWide, T>(from, at, [](T value) { return Element<T>::load(value); });
+}
+// `wide`: the tensor starts at a multiple of 16.
 template <class T>
 PAPILIO_HOST_DEVICE LaneValues loadTensor(const void* from, const LaneAt& at, bool wide) {
-  return loadLane<T>(from, at, wide, [](T value) { return Element<T>::load(value); });
+  return wide && at.whole() ? tensorRows<true, T>(from, at) : tensorRows<false, T>(from, at);
 }
 template <class T>
 PAPILIO_HOST_DEVICE void storeTensor(const LaneValues& in, void* to, const LaneAt& at, bool wide) {
-  storeLane<T>(in, to, at, wide, [](float value) { return Element<T>::store(value); });
+  const auto store = [](float value) { return Element<T>::store(value); };
+  wide&& at.whole() ? storeLane<true, T>(in, to, at, store)
+                    : storeLane<false, T>(in, to, at, store);
+}
+
+PAPILIO_HOST_DEVICE void addProduct(LaneValues& sum, const LaneValues& next, float weight) {
+  for (unsigned j = 0; j < kPerLane; ++j) {
+    const float product = next.v[j] * weight;
+    sum.v[j] = sum.v[j] + product;
+  }
+}
+// The encoded chunks of members first to end - 1; without branches between them, so that the
+// device reads some ahead.
+template <bool kWide, Codec kCodec>
+PAPILIO_HOST_DEVICE void addChunks(LaneValues& sum, const Members& members, unsigned first,
+                                   unsigned end, const LaneAt& at) {
+  PAPILIO_UNROLL
+  for (unsigned k = first; k < end; ++k) {
+    addProduct(sum, decodeRows<kWide, kCodec>(members.data[k], at), members.weight[k]);
+  }
 }
 
 // engine::reduceCoded up to the encoding: the scaled weighted sum in the order of the members,
 // rounded to the tensor's type. Member `own` (members.count: none) is elements of a tensor, the
 // others are encoded chunks.
-template <class T, Codec kCodec>
-PAPILIO_HOST_DEVICE LaneValues averageLane(const Members& members, unsigned own, bool wide,
+template <bool kWide, class T, Codec kCodec>
+PAPILIO_HOST_DEVICE LaneValues averageRows(const Members& members, unsigned own, bool wide,
                                            const Scale& scale, const LaneAt& at) {
-  LaneValues sum{};
-  PAPILIO_ROLLED
-  for (unsigned k = 0; k < members.count; ++k) {
-    const LaneValues next = k == own ? loadTensor<T>(members.data[k], at, wide)
-                                     : decodeLane<kCodec>(members.data[k], at);
-    const float weight = members.weight[k];
-    for (unsigned j = 0; j < kPerLane; ++j) {
-      const float product = next.v[j] * weight;
-      sum.v[j] = k == 0 ? product : sum.v[j] + product;
-    }
+  LaneValues sum;
+  for (unsigned j = 0; j < kPerLane; ++j) sum.v[j] = -0.0F;  // plus x is x, also for -0
+  const bool has_own = own < members.count;
+  addChunks<kWide, kCodec>(sum, members, 0, has_own ? own : members.count, at);
+  if (has_own) {
+    addProduct(sum, loadTensor<T>(members.data[own], at, wide), members.weight[own]);
+    addChunks<kWide, kCodec>(sum, members, own + 1, members.count, at);
   }
   for (unsigned j = 0; j < kPerLane; ++j) {
     sum.v[j] = Element<T>::load(Element<T>::store(scaled(sum.v[j], scale)));
   }
   return sum;
+}
+template <class T, Codec kCodec>
+PAPILIO_HOST_DEVICE LaneValues averageLane(const Members& members, unsigned own, bool wide,
+                                           const Scale& scale, const LaneAt& at) {
+  return at.whole() ? averageRows<true, T, kCodec>(members, own, wide, scale, at)
+                    : averageRows<false, T, kCodec>(members, own, wide, scale, at);
 }
 
 }  // namespace papilio::cuda

@@ -59,6 +59,59 @@ __global__ void __launch_bounds__(kThreads) decodeKernel(const __grid_constant__
   }
 }
 
+// A warp's slice: the lanes of its threads joined by halves, first those of one thread, then those
+// 16, 8, … threads apart. There each thread keeps half of the sums that it has and its partner the
+// other half, while there are several; so the last halvings, between neighbours that one thread
+// had, are between threads 16, 8, … apart too. Every thread gets the sum.
+template <class T>
+__device__ double joinWarp(const ThreadSquares& mine) {
+  constexpr unsigned kRow = Norm<T>::kRow;
+  constexpr unsigned kAll = 0xffffffffu;
+  double sums[8];
+  for (unsigned at = 0; at < 8; ++at) sums[at] = mine.sum[at];
+#pragma unroll
+  for (unsigned half = 4; half >= kRow; half /= 2) {
+#pragma unroll
+    for (unsigned at = 0; at < half; ++at) sums[at] += sums[at + half];
+  }
+  unsigned count = kRow;
+#pragma unroll
+  for (unsigned apart = kLanes / 2; apart > 0; apart /= 2) {
+    const bool upper = (lane() & apart) != 0;
+    if (count == 1) {
+      sums[0] += __shfl_xor_sync(kAll, sums[0], apart);
+      continue;
+    }
+    count /= 2;
+#pragma unroll
+    for (unsigned at = 0; at < count; ++at) {
+      const double given = upper ? sums[at] : sums[at + count];
+      const double kept = upper ? sums[at + count] : sums[at];
+      sums[at] = kept + __shfl_xor_sync(kAll, given, apart);
+    }
+  }
+#pragma unroll
+  for (unsigned half = kRow / 2, apart = kLanes / 2; half > 0; half /= 2, apart /= 2) {
+    sums[0] += __shfl_xor_sync(kAll, sums[0], apart);
+  }
+  return sums[0];
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads, 4)
+    squaresKernel(const void* data, std::uint64_t numel, bool wide, double* slices,
+                  unsigned* found) {
+  bool bad = false;
+  for (std::uint64_t slice = firstBlock(); slice < normSlices(numel); slice += blockStride()) {
+    const ThreadSquares mine = squaresOf<T>(data, numel, slice, lane(), wide);
+    bad |= mine.bad;
+    const double sum = joinWarp<T>(mine);
+    if (lane() == 0) slices[slice] = sum;
+  }
+  if (__any_sync(0xffffffffu, bad) && lane() == 0) atomicOr(found, 1u);
+}
+
+static_assert(kThreads == kNormLanes);
 __device__ double joinBlock(double* lanes, double mine) {
   lanes[threadIdx.x] = mine;
   for (unsigned half = kNormLanes / 2; half > 0; half /= 2) {
@@ -66,24 +119,7 @@ __device__ double joinBlock(double* lanes, double mine) {
     if (threadIdx.x < half) joinHalf(lanes, threadIdx.x, half);
   }
   __syncthreads();
-  const double sum = lanes[0];
-  __syncthreads();  // before the next slice
-  return sum;
-}
-
-template <class T>
-__global__ void __launch_bounds__(kThreads)
-    squaresKernel(const void* data, std::uint64_t numel, double* slices, unsigned* found) {
-  static_assert(kThreads == kNormLanes);
-  __shared__ double lanes[kNormLanes];
-  bool bad = false;
-  for (std::uint64_t slice = blockIdx.x; slice < normSlices(numel); slice += gridDim.x) {
-    const LaneSquares mine = squaresLane<T>(data, numel, slice, threadIdx.x);
-    bad |= mine.bad;
-    const double sum = joinBlock(lanes, mine.sum);
-    if (threadIdx.x == 0) slices[slice] = sum;
-  }
-  if (__syncthreads_or(bad ? 1 : 0) != 0 && threadIdx.x == 0) atomicOr(found, 1u);
+  return lanes[0];
 }
 
 __global__ void __launch_bounds__(kThreads)
@@ -168,8 +204,8 @@ cudaError_t sumSquares(DType dtype, const void* data, std::uint64_t numel, doubl
   const auto count = normSlices(numel);
   return forFloating(dtype, cudaErrorInvalidValue, [&](auto element) {
     if (count != 0) {
-      const auto error = launch(squaresKernel<decltype(element)>, count * kNormLanes, 1, stream,
-                                data, numel, slices, found);
+      const auto error = launch(squaresKernel<decltype(element)>, count * kLanes, 1, stream, data,
+                                numel, aligned(data), slices, found);
       if (error != cudaSuccess) return error;
     }
     return launch(joinKernel, kNormLanes, 1, stream, slices, count, sum);

@@ -13,10 +13,8 @@
 // Members read ahead of their turn: hides the latency of memory on a device.
 #if defined(__CUDA_ARCH__)
 #define PAPILIO_UNROLL _Pragma("unroll 4")
-#define PAPILIO_ROLLED _Pragma("unroll 1")  // warps enough, registers scarce
 #else
 #define PAPILIO_UNROLL
-#define PAPILIO_ROLLED
 #endif
 
 namespace papilio::cuda {

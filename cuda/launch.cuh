@@ -1,4 +1,5 @@
-// How the kernels are launched: as many blocks as the device holds at once, never one without work.
+// How the kernels are launched: a block for every 256 threads that have work, so that the device
+// hands out the next one as soon as one ends.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -25,7 +26,12 @@ __device__ inline std::uint64_t threadCount() {
   return static_cast<std::uint64_t>(gridDim.x) * kThreads;
 }
 
-// Blocks in x, so that `rows` rows of them fill the device once and no thread is without work.
+// Rows differ in length, and a block without work costs a nanosecond. On an H100 one block per 256
+// threads moves 7 % more bytes per second than as many blocks as it holds at once (docs/gpu.md).
+constexpr unsigned kFills = 128;
+
+// Blocks in x, so that no thread is without work in the longest of `rows` rows, and together they
+// are at most kFills times what the device holds.
 template <class Kernel>
 cudaError_t blocksFor(Kernel kernel, std::uint64_t threads, unsigned rows, unsigned& blocks) {
   int device = 0;
@@ -42,7 +48,8 @@ cudaError_t blocksFor(Kernel kernel, std::uint64_t threads, unsigned rows, unsig
       error != cudaSuccess) {
     return error;
   }
-  const std::uint64_t fill = std::max(1u, static_cast<unsigned>(processors * resident) / rows);
+  const std::uint64_t fill =
+      std::max(1u, static_cast<unsigned>(processors * resident) * kFills / rows);
   blocks = static_cast<unsigned>(
       std::clamp<std::uint64_t>((threads + kThreads - 1) / kThreads, 1, fill));
   return cudaSuccess;

@@ -72,17 +72,32 @@ inline double joinLanes(double* lanes) {
   return lanes[0];
 }
 
-inline LaneSquares twinSumSquares(DType dtype, const void* data, std::uint64_t numel) {
-  return forFloating(dtype, LaneSquares{}, [&](auto element) {
-    LaneSquares out;
+// The lanes of all threads of a slice.
+template <class T>
+bool lanesOfSlice(const void* data, std::uint64_t numel, std::uint64_t slice, double* lanes) {
+  using N = Norm<T>;
+  bool bad = false;
+  for (unsigned thread = 0; thread < kLanes; ++thread) {
+    const auto mine = squaresOf<T>(data, numel, slice, thread, aligned(data));
+    bad |= mine.bad;
+    for (unsigned at = 0; at < 8; ++at) {
+      lanes[N::lane(thread, at / N::kRow) + at % N::kRow] = mine.sum[at];
+    }
+  }
+  return bad;
+}
+
+struct TwinSquares {
+  double sum = 0.0;
+  bool bad = false;
+};
+inline TwinSquares twinSumSquares(DType dtype, const void* data, std::uint64_t numel) {
+  return forFloating(dtype, TwinSquares{}, [&](auto element) {
+    TwinSquares out;
     double lanes[kNormLanes];
     std::vector<double> slices(normSlices(numel));
     for (std::uint64_t slice = 0; slice < slices.size(); ++slice) {
-      for (unsigned lane = 0; lane < kNormLanes; ++lane) {
-        const auto mine = squaresLane<decltype(element)>(data, numel, slice, lane);
-        lanes[lane] = mine.sum;
-        out.bad |= mine.bad;
-      }
+      out.bad |= lanesOfSlice<decltype(element)>(data, numel, slice, lanes);
       slices[slice] = joinLanes(lanes);
     }
     for (unsigned lane = 0; lane < kNormLanes; ++lane) {

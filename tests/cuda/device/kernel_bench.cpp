@@ -11,11 +11,13 @@
 
 #include "cuda/coded_kernels.hpp"
 #include "cuda/kernels.hpp"
+#include "engine/oracle.hpp"
 
 namespace papilio::cuda {
 namespace {
 
-constexpr std::uint64_t kNumel = 64ULL << 20;  // far more than any cache
+constexpr std::uint64_t kBytes = 1ULL << 30;  // of a tensor: far more than any cache
+constexpr std::uint64_t kPiece = 1ULL << 20;
 constexpr unsigned kMembers = 4;
 constexpr int kRuns = 20;
 
@@ -27,11 +29,21 @@ void check(cudaError_t error, const char* what) {
 
 struct Memory {
   Memory() {
-    for (auto& input : inputs) allocate(input, kNumel * 4);
-    allocate(out, kNumel * 4);
-    allocate(small, normSlices(kNumel) * sizeof(double) + 16);
-    for (auto* input : inputs) check(cudaMemset(input, 0, kNumel * 4), "memset");
+    for (auto& input : inputs) allocate(input, kBytes);
+    allocate(out, kBytes);
+    allocate(small, normSlices(kBytes / 2) * sizeof(double) + 16);
     check(cudaMemset(small, 0, 16), "memset");
+  }
+  // Random numbers of that type in all inputs: zeros can be faster than data.
+  void fill(DType dtype) const {
+    const auto piece = engine::testing::randomFloating(dtype, kPiece, 5);
+    for (auto* input : inputs) {
+      for (std::uint64_t at = 0; at < kBytes / elementSize(dtype); at += kPiece) {
+        check(cudaMemcpy(static_cast<std::byte*>(input) + at * elementSize(dtype), piece.data(),
+                         piece.size(), cudaMemcpyHostToDevice),
+              "fill");
+      }
+    }
   }
   ~Memory() {
     for (auto* input : inputs) cudaFree(input);
@@ -94,27 +106,28 @@ class Rows {
 
 void rawKernels(const Memory& memory, Rows& rows) {
   for (const auto dtype : {DType::float32, DType::bfloat16}) {
-    const std::uint64_t bytes = kNumel * elementSize(dtype);
+    const std::uint64_t numel = kBytes / elementSize(dtype);
     const std::string type(name(dtype));
+    memory.fill(dtype);
     Members members{};
     members.count = kMembers;
     for (unsigned k = 0; k < kMembers; ++k) {
       members.data[k] = memory.inputs[k];
       members.weight[k] = 1.0F;
     }
-    rows.add("average of 4 " + type, bytes * (kMembers + 1), [&] {
-      check(average(dtype, members, Scale(1, kMembers), kNumel, memory.out, nullptr), "average");
+    rows.add("average of 4 " + type, kBytes * (kMembers + 1), [&] {
+      check(average(dtype, members, Scale(1, kMembers), numel, memory.out, nullptr), "average");
     });
-    rows.add("scanNonFinite " + type, bytes, [&] {
-      check(scanNonFinite(dtype, memory.inputs[0], kNumel, memory.found(), nullptr), "scan");
+    rows.add("scanNonFinite " + type, kBytes, [&] {
+      check(scanNonFinite(dtype, memory.inputs[0], numel, memory.found(), nullptr), "scan");
     });
-    rows.add("sumSquares " + type, bytes, [&] {
-      check(sumSquares(dtype, memory.inputs[0], kNumel, memory.slices(), memory.sum(),
+    rows.add("sumSquares " + type, kBytes, [&] {
+      check(sumSquares(dtype, memory.inputs[0], numel, memory.slices(), memory.sum(),
                        memory.found(), nullptr),
             "sumSquares");
     });
-    const Segment segment{memory.inputs[0], memory.out, kNumel};
-    rows.add("move " + type, 2 * bytes,
+    const Segment segment{memory.inputs[0], memory.out, numel};
+    rows.add("move " + type, 2 * kBytes,
              [&] { check(move(dtype, {&segment, 1}, Scale(), nullptr), "move"); });
   }
 }
@@ -125,14 +138,19 @@ void codedKernels(const Memory& memory, Rows& rows) {
                                                 {Codec::int8, DType::float32},
                                                 {Codec::int8, DType::bfloat16}};
   for (const auto& [codec, dtype] : kForms) {
-    const std::uint64_t plain = kNumel * elementSize(dtype);
-    const std::uint64_t coded = payloadBytes(codec, elementSize(dtype), kNumel);
+    const std::uint64_t numel = kBytes / elementSize(dtype);
+    const std::uint64_t coded = payloadBytes(codec, elementSize(dtype), numel);
     const std::string form = std::string(name(codec)) + " of " + std::string(name(dtype));
-    const Segment there{memory.inputs[0], memory.inputs[1], kNumel};
-    rows.add("encode " + form, plain + coded,
+    memory.fill(dtype);
+    for (unsigned k = 2; k < kMembers; ++k) {
+      const Segment chunk{memory.inputs[0], memory.inputs[k], numel};
+      check(encodeSegments(codec, dtype, {&chunk, 1}, nullptr), "encode");
+    }
+    const Segment there{memory.inputs[0], memory.inputs[1], numel};
+    rows.add("encode " + form, kBytes + coded,
              [&] { check(encodeSegments(codec, dtype, {&there, 1}, nullptr), "encode"); });
-    const Segment back{memory.inputs[1], memory.out, kNumel};
-    rows.add("decode " + form, plain + coded,
+    const Segment back{memory.inputs[1], memory.out, numel};
+    rows.add("decode " + form, kBytes + coded,
              [&] { check(decodeSegments(codec, dtype, {&back, 1}, nullptr), "decode"); });
     Members members{};
     members.count = kMembers;
@@ -140,8 +158,8 @@ void codedKernels(const Memory& memory, Rows& rows) {
       members.data[k] = memory.inputs[k];
       members.weight[k] = 1.0F;
     }
-    rows.add("averageCoded of 4 " + form, plain + kMembers * coded, [&] {
-      check(averageCoded(codec, dtype, members, 0, Scale(1, kMembers), kNumel, memory.out,
+    rows.add("averageCoded of 4 " + form, kBytes + kMembers * coded, [&] {
+      check(averageCoded(codec, dtype, members, 0, Scale(1, kMembers), numel, memory.out,
                          memory.found(), nullptr),
             "averageCoded");
     });
@@ -159,8 +177,8 @@ void measure(int device) {
   const double limit = 2.0 * clock * 1e3 * width / 8;
   const Memory memory;
   const double copy =
-      2.0 * kNumel * 4 / timed([&] {
-        check(cudaMemcpyAsync(memory.out, memory.inputs[0], kNumel * 4, cudaMemcpyDeviceToDevice),
+      2.0 * kBytes / timed([&] {
+        check(cudaMemcpyAsync(memory.out, memory.inputs[0], kBytes, cudaMemcpyDeviceToDevice),
               "copy");
       });
   std::printf(
@@ -182,8 +200,8 @@ int main() {
     std::fprintf(stderr, "no CUDA device: kernels not measured (%s)\n", cudaGetErrorString(error));
     return 3;
   }
-  std::printf("{\"elements\": %llu, \"devices\": [\n",
-              static_cast<unsigned long long>(papilio::cuda::kNumel));
+  std::printf("{\"bytes\": %llu, \"devices\": [\n",
+              static_cast<unsigned long long>(papilio::cuda::kBytes));
   for (int device = 0; device < devices; ++device) {
     if (device != 0) std::printf(",\n");
     papilio::cuda::measure(device);
