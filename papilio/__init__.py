@@ -10,7 +10,7 @@ import os
 
 import torch.distributed as dist
 
-from papilio import _events, _glance, _native, _record, _training
+from papilio import _events, _glance, _host_backend, _native, _record, _training
 from papilio._errors import (
     Aborted,
     DeadlineExceeded,
@@ -124,6 +124,7 @@ def _create(dist_options, pg_options):
         os.environ.get("PAPILIO_REJOIN", "0") not in ("", "0"),
         publish,
         recorder.add if recorder is not None else None,
+        _host_backend.maker(settings.as_dict()),
     )
     if recorder is not None:
         recorder.add(backend)

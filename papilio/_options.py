@@ -85,6 +85,8 @@ class Options:
         interface: network interface or address to listen on; empty: what routes to the store.
         hierarchy: ``"host"``: ranks of one host combine their tensors first, and one of them
             speaks for all in the round; the same on all ranks.
+        host_backend: with ``hierarchy="host"``, the torch.distributed backend that adds up tensors
+            on a device within a host, ``"nccl"`` say; empty: host memory does, as for CPU tensors.
         report_history: rounds whose reports are kept per group.
     """
 
@@ -103,6 +105,7 @@ class Options:
     transport: str | None = None
     interface: str | None = None
     hierarchy: str | None = None
+    host_backend: str | None = None
     report_history: int | None = None
 
     def validate(self) -> "Options":
@@ -114,6 +117,11 @@ class Options:
             if value is None:
                 value, origin = _from_environment(field.name)
             filled[field.name] = _checked(field.name, value, origin)
+        if filled["host_backend"] and filled["hierarchy"] != "host":
+            raise ValueError(
+                f"papilio: Options.host_backend={filled['host_backend']!r} needs hierarchy='host',"
+                f" which is {filled['hierarchy']!r}"
+            )
         return Options(**filled)
 
 
@@ -133,6 +141,7 @@ _DEFAULTS = {
     "transport": "auto",
     "interface": "",
     "hierarchy": "off",
+    "host_backend": "",
     "report_history": 256,
 }
 _TYPES = {name: type(value) for name, value in _DEFAULTS.items()}
@@ -216,6 +225,7 @@ def to_settings(options: Options, native):
     settings.transport = options.transport
     settings.log_level = log_level()
     settings.hierarchy = options.hierarchy
+    settings.host_backend = options.host_backend
     settings.report_history = options.report_history
     settings.set_mode(options.mode == "strict")
     settings.set_patience(options.patience)

@@ -91,6 +91,8 @@ struct AllreduceRequest {
   RoundShape shape;  // numel, dtype, op, premul; kind allreduce, strict false
   // The round begins when combined() has been called. Until then the memory is the caller's.
   bool combines = false;
+  // Says that it is called right away: the data was combined before, as this says.
+  std::optional<fault::HostShare> share = std::nullopt;
 };
 
 // One step of a strict collective: what goes to and comes from every rank, then a local operation.

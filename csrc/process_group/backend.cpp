@@ -26,6 +26,12 @@ std::chrono::milliseconds sane(std::chrono::milliseconds timeout) {
 std::mutex living_mutex;
 std::set<BackendPapilio*> living;
 
+// What all ranks have to agree on.
+std::string hierarchyFor(const Settings& settings) {
+  if (settings.host_backend.empty()) return settings.hierarchy;
+  return settings.hierarchy + "' and host_backend='" + settings.host_backend;
+}
+
 }  // namespace
 
 ModeOverride& modeOverride() {
@@ -63,7 +69,7 @@ c10::intrusive_ptr<BackendPapilio> BackendPapilio::atStore(c10d::Store& store, i
   if (deferred) return backend;
   auto met =
       meet(store, rank, size, backend->process_->engine().localRecord(),
-           backend->settings_.hierarchy, backend->identity_, backend->timeout_.load(), rejoin);
+           hierarchyFor(backend->settings_), backend->identity_, backend->timeout_.load(), rejoin);
   if (met.view == ViewNumber{0}) {
     backend->beAlone(std::move(met));
   } else {
@@ -280,15 +286,16 @@ BackendPapilio::WorkPtr BackendPapilio::submitAny(Issue issue, bool message, Mak
       std::rethrow_exception(makeException(unseen->context, unseen->seq, unseen->error));
     }
     if (!queue) queue = deviceQueue(device->type());
-    on_device = queue->begin(std::move(issue.staged), issue.keep);
+    on_device = queue->begin(std::move(issue.staged), issue.keep, issue.host.get());
   }
   const std::string title = std::string("papilio:") + issue.op;
   auto work = c10::make_intrusive<WorkPapilio>(std::move(context), issue.type, title.c_str(),
                                                message ? 0 : takeNumber(), std::move(issue.outputs),
                                                std::move(issue.keep), ledger_,
                                                effective(issue.timeout), timing_.load(), on_device);
-  auto start = [work, group, callbacks, make = std::move(make)] {
-    const Seq seq = group->submit(make(), work->timeout(), work->completer(callbacks));
+  auto start = [work, group, callbacks, on_device, make = std::move(make)] {
+    const Seq seq =
+        group->submit(make(on_device.get()), work->timeout(), work->completer(callbacks));
     work->issued(group, seq);
   };
   if (on_device || (queue && !queue->idle())) {
@@ -315,7 +322,7 @@ BackendPapilio::WorkPtr BackendPapilio::submit(Issue issue, MakeStrict make) {
   const auto made_for = ring();
   return submitAny(
       std::move(issue), false,
-      [=] { return by_itself ? answeredAlone(make(made_for)) : make(made_for); },
+      [=](const DeviceOp*) { return by_itself ? answeredAlone(make(made_for)) : make(made_for); },
       [=](std::uint32_t size) { return made_for.size == size; });
 }
 
@@ -324,13 +331,17 @@ BackendPapilio::WorkPtr BackendPapilio::submit(Issue issue, engine::AllreduceReq
                    " was restarted while the others went on, and ", issue.op,
                    " would average its own gradients only; call papilio.attach(model, optimizer) "
                    "before training, so that it can come back, or start the whole job again");
-  return submitAny(
-      std::move(issue), false, [=] { return request; }, [](std::uint32_t) { return true; });
+  const auto withShare = [request](const DeviceOp* on_device) {
+    auto out = request;
+    if (on_device != nullptr) out.share = on_device->share();
+    return out;
+  };
+  return submitAny(std::move(issue), false, withShare, [](std::uint32_t) { return true; });
 }
 
 BackendPapilio::WorkPtr BackendPapilio::submit(Issue issue, engine::MessageRequest request) {
   return submitAny(
-      std::move(issue), true, [=] { return request; },
+      std::move(issue), true, [=](const DeviceOp*) { return request; },
       [&](std::uint32_t size) { return !request.peer || request.peer->value < size; });
 }
 

@@ -30,11 +30,15 @@ enum class ModeOverride : std::uint8_t { none, strict, tolerant };
 ModeOverride& modeOverride();
 
 class BackendPapilio;
-// What a group tells its creator. Both may be empty.
+// What a group tells its creator, and asks of it. All may be empty.
 struct Listeners {
   std::function<void(const std::string& group, const fault::Event&)> on_event;  // callback threads
   // A group was made from this one (split, shrink, merge); in the thread that made it.
   std::function<void(const c10::intrusive_ptr<BackendPapilio>&)> on_group;
+  // A backend of that name for ranks of this host, which know each other by `key`.
+  std::function<c10::intrusive_ptr<c10d::Backend>(const std::string& name, const std::string& key,
+                                                  int rank, int size)>
+      make_host_backend;
 };
 
 class BackendPapilio final : public c10d::Backend {
@@ -211,14 +215,15 @@ class BackendPapilio final : public c10d::Backend {
     Tensors outputs;
     Tensors keep;
     Staged staged;  // what the request points into, when that is not in `keep`
+    std::shared_ptr<HostBackend> host = nullptr;  // adds up its one tensor on the device first
   };
   // Called when the inputs are in host memory: here, or later on another thread.
   using MakeStrict = std::function<engine::StrictRequest(Ring ring)>;
   WorkPtr submit(Issue issue, MakeStrict make);
   WorkPtr submit(Issue issue, engine::AllreduceRequest request);
   WorkPtr submit(Issue issue, engine::MessageRequest request);
-  // `make`: gives the request. `fits`: was it written for a group of this size? (reconfigure()
-  // changes it.)
+  // `make`: gives the request, when its data is in host memory. `fits`: was it written for a group
+  // of this size? (reconfigure() changes it.)
   template <class Make, class Fits>
   WorkPtr submitAny(Issue issue, bool message, Make make, Fits fits);
   std::shared_ptr<DeviceQueue> deviceQueue(c10::DeviceType type);
@@ -231,8 +236,15 @@ class BackendPapilio final : public c10d::Backend {
   // A group of these members, which need not be connected yet.
   std::shared_ptr<engine::Group> open(const Meeting& met, int rank, Millis timeout);
   // Of the members of this host, if some share one and others do not; backend_hierarchy.cpp.
-  std::unique_ptr<HostCombiner> combinerFor(Process& process, const Meeting& met,
-                                            engine::GroupConfig& whole) const;
+  struct Tiers {
+    std::unique_ptr<HostCombiner> host;  // null: there is one level
+    std::shared_ptr<HostBackend> device;
+  };
+  Tiers tiersFor(Process& process, const Meeting& met, engine::GroupConfig& whole) const;
+  std::shared_ptr<HostBackend> hostBackendFor(const engine::GroupConfig& host,
+                                              const std::vector<Rank>& members) const;
+  // Of a tensor on a device that is worth a sum within the host first; else null.
+  std::shared_ptr<HostBackend> hostBackend(const Staged& staged, const RoundShape& shape) const;
   std::string describe(const Meeting& met, const std::map<Rank, std::string>& missing) const;
   void enter(Meeting met);  // open() and wait; throws DistBackendError naming who is missing
   void join(std::shared_ptr<engine::Group> group, Meeting met, int rank);

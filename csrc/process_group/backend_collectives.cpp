@@ -53,7 +53,8 @@ BackendPapilio::WorkPtr BackendPapilio::allreduce(Tensors& tensors,
     });
   }
   if (!settings_.fingerprint.empty()) shape.fingerprint = hashBytes(settings_.fingerprint) | 1;
-  return submit(std::move(issue), engine::AllreduceRequest{host.data_ptr(), shape});
+  issue.host = hostBackend(issue.staged, shape);
+  return submit(std::move(issue), engine::AllreduceRequest{host.data_ptr(), shape, false, {}});
 }
 
 BackendPapilio::WorkPtr BackendPapilio::broadcast(Tensors& tensors,

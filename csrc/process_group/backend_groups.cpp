@@ -64,10 +64,11 @@ std::shared_ptr<engine::Group> BackendPapilio::open(const Meeting& met, int rank
       callbacks->post([=] { handler(group, event); });
     };
   }
-  auto combiner = combinerFor(*process, met, config);
+  auto tiers = tiersFor(*process, met, config);
   auto group = process->engine().createGroup(std::move(config));
-  if (!combiner) return group;
-  return std::make_shared<TieredGroup>(std::move(group), std::move(combiner));
+  if (!tiers.host) return group;
+  return std::make_shared<TieredGroup>(std::move(group), std::move(tiers.host),
+                                       std::move(tiers.device));
 }
 
 std::string BackendPapilio::describe(const Meeting& met,

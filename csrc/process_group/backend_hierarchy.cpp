@@ -1,11 +1,13 @@
 // Options.hierarchy: who shares a host, and what combines their data (docs/adr/0012).
 #include <algorithm>
 #include <limits>
+#include <sstream>
 
 #include "control/control_plane.hpp"
 #include "core/hash.hpp"
 #include "process_group/backend.hpp"
 #include "process_group/engine_combiner.hpp"
+#include "process_group/tiered_group.hpp"
 
 namespace papilio::pg {
 
@@ -40,9 +42,37 @@ fault::GroupOptions hostOptions(const fault::GroupOptions& whole) {
 
 }  // namespace
 
-std::unique_ptr<HostCombiner> BackendPapilio::combinerFor(Process& process, const Meeting& met,
-                                                          engine::GroupConfig& whole) const {
-  if (settings_.hierarchy != "host" || met.view == ViewNumber{0}) return nullptr;
+std::shared_ptr<HostBackend> BackendPapilio::hostBackendFor(
+    const engine::GroupConfig& host, const std::vector<Rank>& members) const {
+  if (settings_.host_backend.empty() || !listeners_.make_host_backend) return nullptr;
+  std::uint64_t key = host.id.value;
+  for (const auto& record : host.records) key = hashCombine(key, hashBytes(record));
+  std::ostringstream name;  // of a place where the members meet
+  name << std::hex << key;
+  HostBackend::Config config;
+  config.name = settings_.host_backend;
+  config.members = members;
+  config.me = members[host.rank.value];
+  config.weight = settings_.group.weight;
+  config.limit = std::chrono::duration_cast<Millis>(host.options.patience);
+  return std::make_shared<HostBackend>(
+      std::move(config),
+      [make = listeners_.make_host_backend, kind = settings_.host_backend, key = name.str(),
+       rank = static_cast<int>(host.rank.value),
+       size = static_cast<int>(host.size)] { return make(kind, key, rank, size); });
+}
+
+std::shared_ptr<HostBackend> BackendPapilio::hostBackend(const Staged& staged,
+                                                         const RoundShape& shape) const {
+  if (!staged.device() || !TieredGroup::worthwhile(shape)) return nullptr;
+  std::lock_guard lock(state_mutex_);
+  const auto* tiers = dynamic_cast<const TieredGroup*>(group_.get());
+  return tiers != nullptr ? tiers->onDevice() : nullptr;
+}
+
+BackendPapilio::Tiers BackendPapilio::tiersFor(Process& process, const Meeting& met,
+                                               engine::GroupConfig& whole) const {
+  if (settings_.hierarchy != "host" || met.view == ViewNumber{0}) return {};
   const auto hosts = hostsOf(met);
   const auto mine = hosts[whole.rank.value];
   std::vector<Rank> members;
@@ -54,11 +84,11 @@ std::unique_ptr<HostCombiner> BackendPapilio::combinerFor(Process& process, cons
     others = others || hosts[r] != mine;
     shared = shared || std::count(hosts.begin(), hosts.end(), hosts[r]) > 1;
   }
-  if (!others || !shared) return nullptr;  // the flat schedule is as good
+  if (!others || !shared) return {};  // the flat schedule is as good
   whole.hosts = hosts;
   whole.options.arrival_floor =
       std::max<Duration>(whole.options.arrival_floor, whole.options.patience * 3 / 4);
-  if (members.size() < 2) return nullptr;
+  if (members.size() < 2) return {};
   engine::GroupConfig config;
   config.name = whole.name + ":host";
   config.id = GroupId{static_cast<std::uint32_t>(
@@ -69,8 +99,10 @@ std::unique_ptr<HostCombiner> BackendPapilio::combinerFor(Process& process, cons
       std::find(members.begin(), members.end(), whole.rank) - members.begin())};
   config.options = hostOptions(whole.options);
   config.report_history = 1;
-  return std::make_unique<EngineCombiner>(process.engine().createGroup(std::move(config)),
-                                          std::move(members));
+  auto device = hostBackendFor(config, members);
+  return {std::make_unique<EngineCombiner>(process.engine().createGroup(std::move(config)),
+                                           std::move(members)),
+          std::move(device)};
 }
 
 }  // namespace papilio::pg

@@ -24,17 +24,84 @@ DeviceOp::DeviceOp(Staged staged, std::vector<at::Tensor> keep, c10::Stream stre
     : staged_(std::move(staged)),
       keep_(std::move(keep)),
       stream_(stream),
+      sum_stream_(stream),
       ready_(stream.device_type()),
       done_(stream.device_type()) {
   c10::Event issued(stream.device_type());
   issued.record(currentStream(stream.device()));
   issued.block(stream_);
-  const c10::StreamGuard guard(stream_);
-  staged_.copyIn();
-  ready_.record(stream_);
+  takeOwn();
+}
+
+DeviceOp::DeviceOp(Staged staged, std::vector<at::Tensor> keep, c10::Stream stream,
+                   c10::Stream sum_stream, HostBackend& host)
+    : staged_(std::move(staged)),
+      keep_(std::move(keep)),
+      stream_(stream),
+      sum_stream_(sum_stream),
+      summed_(true),
+      ready_(stream.device_type()),
+      done_(stream.device_type()) {
+  c10::Event issued(stream.device_type());
+  issued.record(currentStream(stream.device()));
+  issued.block(sum_stream_);
+  issued.block(stream_);
+  {
+    const c10::StreamGuard guard(sum_stream_);
+    sum_ = host.begin(staged_.onDevice());
+  }
+  if (!sum_) takeOwn();
 }
 
 DeviceOp::~DeviceOp() = default;
+
+std::vector<c10::Stream> DeviceOp::streams() const {
+  if (sum_stream_ == stream_) return {stream_};
+  return {stream_, sum_stream_};
+}
+
+// The own data to host memory.
+void DeviceOp::takeOwn() {
+  const c10::StreamGuard guard(sum_stream_);
+  staged_.copyIn();
+  ready_.record(sum_stream_);
+  in_host_ = true;
+}
+
+// False: the sum is not there yet.
+bool DeviceOp::takeSum() {
+  switch (sum_->look()) {
+    case HostSum::State::running: return false;
+    case HostSum::State::failed:
+      sum_.reset();
+      takeOwn();
+      return true;
+    case HostSum::State::there: break;
+  }
+  const c10::StreamGuard guard(sum_stream_);
+  sum_->copyTo(staged_.onHost());
+  ready_.record(sum_stream_);
+  in_host_ = true;
+  return true;
+}
+
+bool DeviceOp::ready() {
+  if (!in_host_ && !takeSum()) return false;
+  if (!ready_.query()) return false;
+  if (!sum_) return true;
+  if (sum_->share().combined()) {
+    sum_->settle();
+    return true;
+  }
+  sum_.reset();
+  takeOwn();
+  return false;
+}
+
+std::optional<fault::HostShare> DeviceOp::share() const {
+  if (!summed_) return std::nullopt;
+  return sum_ ? sum_->share() : fault::HostShare{};
+}
 
 void DeviceOp::enqueueSecondPart(bool gated) {
   const c10::StreamGuard guard(stream_);
@@ -44,7 +111,10 @@ void DeviceOp::enqueueSecondPart(bool gated) {
     closed_ = gate_.get();
     if (ended_) gate_->abort();  // ended() may have looked before
   }
-  staged_.copyOut();
+  // Behind the gate it comes after ready anyway: who opens it has seen that. Nothing is in host
+  // memory when a group ends before the sum is there: tensors keep their values.
+  if (!gated && in_host_) ready_.block(stream_);
+  if (gated || in_host_) staged_.copyOut();
   done_.record(stream_);
   second_part_ = true;
 }
@@ -63,7 +133,7 @@ void DeviceOp::ended() {
 }
 
 void DeviceOp::finish(bool good) {
-  if (!good) staged_.blank();
+  if (!good) staged_.blank(!in_host_);
   ended();
   std::lock_guard lock(mutex_);
   if (!second_part_) enqueueSecondPart(false);

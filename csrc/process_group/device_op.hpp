@@ -17,8 +17,10 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
+#include "process_group/host_backend.hpp"
 #include "process_group/staged.hpp"
 
 namespace c10d::cuda {
@@ -27,19 +29,31 @@ class StreamBlock;
 
 namespace papilio::pg {
 
+// When the ranks of a host add up their tensors on the device first (host_backend.hpp), the first
+// part is the sum, on a second stream, because the copies of it follow late, and the other stream
+// may be behind its gate by then:
+//
+//   caller's stream --event--> sum | when it is there --> copies to the host --ready-->
 class DeviceOp {
  public:
   // Enqueues the first part behind the caller's current stream. `keep`: lives as long as this.
   DeviceOp(Staged staged, std::vector<at::Tensor> keep, c10::Stream stream);
+  // With a sum of its one tensor first, on `sum_stream`.
+  DeviceOp(Staged staged, std::vector<at::Tensor> keep, c10::Stream stream, c10::Stream sum_stream,
+           HostBackend& host);
   ~DeviceOp();
   DeviceOp(const DeviceOp&) = delete;
   DeviceOp& operator=(const DeviceOp&) = delete;
 
   const c10::Stream& stream() const { return stream_; }
+  // That, and the one of the sum.
+  std::vector<c10::Stream> streams() const;
   std::uint64_t bytes() const { return staged_.bytes(); }
 
-  // The inputs are in host memory.
-  bool ready() const { return ready_.query(); }
+  // The inputs are in host memory. For one thread.
+  bool ready();
+  // Then: whose data they are, if not the own ones. Nullopt: there was to be no sum.
+  std::optional<fault::HostShare> share() const;
   // The outputs are in the memory of the device; nothing uses tensors or host memory any more.
   bool done() const { return second_part_ && done_.query(); }
   // What the current stream of the calling thread gets from now on begins after that.
@@ -51,10 +65,16 @@ class DeviceOp {
 
  private:
   void enqueueSecondPart(bool gated);
+  bool takeSum();
+  void takeOwn();
 
   const Staged staged_;
   const std::vector<at::Tensor> keep_;
   const c10::Stream stream_;
+  const c10::Stream sum_stream_;      // the same, if there is no sum
+  std::shared_ptr<HostSum> sum_;      // while it may be of use
+  bool summed_ = false;               // there was to be one
+  std::atomic<bool> in_host_{false};  // copies to host memory are enqueued
   c10::Event ready_;
   c10::Event done_;
   std::mutex mutex_;  // held while the second part is enqueued; not by ended()

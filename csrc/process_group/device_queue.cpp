@@ -36,7 +36,8 @@ c10::Stream DeviceQueue::takeStream(c10::Device device) {
   return stream;
 }
 
-std::shared_ptr<DeviceOp> DeviceQueue::begin(Staged staged, std::vector<at::Tensor> keep) {
+std::shared_ptr<DeviceOp> DeviceQueue::begin(Staged staged, std::vector<at::Tensor> keep,
+                                             HostBackend* host) {
   {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] {
@@ -44,8 +45,11 @@ std::shared_ptr<DeviceOp> DeviceQueue::begin(Staged staged, std::vector<at::Tens
     });
     TORCH_CHECK_WITH(DistBackendError, !stopping_, "papilio: the group was shut down");
   }
-  auto op =
-      std::make_shared<DeviceOp>(std::move(staged), std::move(keep), takeStream(*staged.device()));
+  const auto device = *staged.device();
+  const auto stream = takeStream(device);
+  auto op = host == nullptr ? std::make_shared<DeviceOp>(std::move(staged), std::move(keep), stream)
+                            : std::make_shared<DeviceOp>(std::move(staged), std::move(keep), stream,
+                                                         takeStream(device), *host);
   std::lock_guard lock(mutex_);
   flying_.push_back(op);
   pinned_ += op->bytes();
@@ -100,9 +104,9 @@ bool DeviceQueue::dropDone(std::unique_lock<std::mutex>& lock) {
   flying_.erase(first_done, flying_.end());
   for (const auto& op : done) {
     pinned_ -= op->bytes();
-    auto& idle = idle_streams_[op->stream().device_index()];
-    if (std::find(idle.begin(), idle.end(), op->stream()) == idle.end()) {
-      idle.push_back(op->stream());
+    for (const auto& stream : op->streams()) {
+      auto& idle = idle_streams_[stream.device_index()];
+      if (std::find(idle.begin(), idle.end(), stream) == idle.end()) idle.push_back(stream);
     }
   }
   changed_.notify_all();

@@ -30,8 +30,10 @@ class DeviceQueue {
   ~DeviceQueue() = default;
 
   // Enqueues the collective on the device, behind the caller's current stream. Blocks while more
-  // than kPinnedBudget of host memory is in use by others.
-  std::shared_ptr<DeviceOp> begin(Staged staged, std::vector<at::Tensor> keep);
+  // than kPinnedBudget of host memory is in use by others. `host` (may be null) adds up its one
+  // tensor first.
+  std::shared_ptr<DeviceOp> begin(Staged staged, std::vector<at::Tensor> keep,
+                                  HostBackend* host = nullptr);
   // Calls `submit` on the queue's thread, after those that were added before, when `op` (may be
   // null) is ready.
   void add(std::shared_ptr<DeviceOp> op, Submit submit);

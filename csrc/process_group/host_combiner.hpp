@@ -1,5 +1,6 @@
-// What adds up the tensors of one host's ranks before a round of the whole group: a round of their
-// own in the engine (engine_combiner.hpp), or anything else that can say whose data the sum is.
+// What adds up tensors of one host's ranks, in host memory, before a round of the whole group: a
+// round of their own in the engine (engine_combiner.hpp), or anything else that can say whose data
+// the sum is. For tensors on a device see host_backend.hpp.
 #pragma once
 
 #include <functional>

@@ -32,6 +32,7 @@ void bindSettings(py::module_& m) {
       .def_readwrite("transport", &Settings::transport)
       .def_readwrite("log_level", &Settings::log_level)
       .def_readwrite("hierarchy", &Settings::hierarchy)
+      .def_readwrite("host_backend", &Settings::host_backend)
       .def_readwrite("report_history", &Settings::report_history)
       .def("set_mode",
            [](Settings& s, bool strict) {
@@ -93,7 +94,8 @@ std::shared_ptr<py::object> shared(const py::object& object) {
           }};
 }
 
-Listeners listenersOf(const py::object& on_event, const py::object& on_group) {
+Listeners listenersOf(const py::object& on_event, const py::object& on_group,
+                      const py::object& make_host_backend) {
   Listeners out;
   if (!on_event.is_none()) {
     out.on_event = [callable = shared(on_event)](const std::string& group,
@@ -113,16 +115,22 @@ Listeners listenersOf(const py::object& on_event, const py::object& on_group) {
       (*callable)(group);
     };
   }
+  if (!make_host_backend.is_none()) {
+    out.make_host_backend = [callable = shared(make_host_backend)](const std::string& name,
+                                                                   const std::string& key, int rank,
+                                                                   int size) {
+      py::gil_scoped_acquire gil;
+      return (*callable)(name, key, rank, size).cast<c10::intrusive_ptr<c10d::Backend>>();
+    };
+  }
   return out;
 }
 
-c10::intrusive_ptr<BackendPapilio> create(const c10::intrusive_ptr<c10d::Store>& store, int rank,
-                                          int size, const std::string& name,
-                                          const Settings& settings,
-                                          std::chrono::milliseconds timeout, bool deferred,
-                                          bool rejoin, const py::object& on_event,
-                                          const py::object& on_group) {
-  auto listeners = listenersOf(on_event, on_group);
+c10::intrusive_ptr<BackendPapilio> create(
+    const c10::intrusive_ptr<c10d::Store>& store, int rank, int size, const std::string& name,
+    const Settings& settings, std::chrono::milliseconds timeout, bool deferred, bool rejoin,
+    const py::object& on_event, const py::object& on_group, const py::object& make_host_backend) {
+  auto listeners = listenersOf(on_event, on_group, make_host_backend);
   py::gil_scoped_release unlocked;
   auto backend = BackendPapilio::atStore(*store, rank, size, name, settings, timeout,
                                          std::move(listeners), deferred, rejoin);
@@ -163,7 +171,10 @@ py::list openGroups() {
     for (auto& glance : BackendPapilio::openGroups()) {
       Seen item;
       if (const auto group = glance.group) {
-        item = {{}, group->peers(), group->blacklist(), group->stats(), group->reports(1)};
+        item.peers = group->peers();
+        item.blacklist = group->blacklist();
+        item.stats = group->stats();
+        item.reports = group->reports(1);
       }
       item.glance = std::move(glance);
       seen.push_back(std::move(item));
@@ -250,7 +261,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   bindMembership(bindBackend(m));
   m.def("create", &create, py::arg("store"), py::arg("rank"), py::arg("size"), py::arg("name"),
         py::arg("settings"), py::arg("timeout"), py::arg("deferred"), py::arg("rejoin"),
-        py::arg("on_event"), py::arg("on_group"));
+        py::arg("on_event"), py::arg("on_group"), py::arg("make_host_backend"));
   m.def("work_report", [](const c10::intrusive_ptr<c10d::Work>& work) -> py::object {
     const auto* ours = dynamic_cast<const WorkPapilio*>(work.get());
     if (ours == nullptr) {

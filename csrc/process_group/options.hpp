@@ -21,6 +21,7 @@ struct Settings {
   std::string transport = "auto";
   std::string log_level = "warn";
   std::string hierarchy = "off";
+  std::string host_backend;  // adds up tensors on devices within a host; empty: host memory
   std::size_t report_history = 256;
 };
 

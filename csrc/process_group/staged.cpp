@@ -82,9 +82,9 @@ void Staged::copyOut() const {
   }
 }
 
-void Staged::blank() const {
+void Staged::blank(bool all) const {
   for (const auto& pair : pairs_) {
-    if (!pair.in) std::memset(pair.host.data_ptr(), 0, pair.host.nbytes());
+    if (all || !pair.in) std::memset(pair.host.data_ptr(), 0, pair.host.nbytes());
   }
 }
 

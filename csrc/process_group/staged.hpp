@@ -31,12 +31,16 @@ class Staged {
   // Nullopt: all of it is on the CPU.
   std::optional<c10::Device> device() const { return device_; }
   std::uint64_t bytes() const;
+  // Of a collective with one tensor.
+  const at::Tensor& onDevice() const { return pairs_.front().device; }
+  const at::Tensor& onHost() const { return pairs_.front().host; }
 
   // Enqueued on the current stream of the device.
   void copyIn() const;
   void copyOut() const;
-  // Zeros in what is only written: after a failure it holds pieces, or memory of other tensors.
-  void blank() const;
+  // Zeros in what is only written: after a failure it holds pieces, or memory of other tensors. In
+  // all of it, if nothing was copied in.
+  void blank(bool all) const;
 
  private:
   struct Pair {

@@ -9,7 +9,13 @@ namespace papilio::pg {
 Seq TieredGroup::submit(engine::AllreduceRequest request, std::optional<Duration> timeout,
                         engine::DoneFn done) {
   std::lock_guard lock(order_);
-  request.combines = request.shape.numel * elementSize(request.shape.dtype) >= kLeastBytes;
+  if (auto share = std::exchange(request.share, std::nullopt)) {
+    request.combines = true;
+    const Seq seq = whole_->submit(std::move(request), timeout, std::move(done));
+    whole_->combined(seq, std::move(*share));
+    return seq;
+  }
+  request.combines = worthwhile(request.shape);
   const Seq seq = whole_->submit(request, timeout, std::move(done));
   if (!request.combines) return seq;
   // Not a reference that keeps the group: its handle must not end on the progress thread.
@@ -26,22 +32,29 @@ Seq TieredGroup::submit(engine::StrictRequest request, std::optional<Duration> t
   return whole_->submit(std::move(request), timeout, std::move(done));
 }
 
+bool TieredGroup::worthwhile(const RoundShape& shape) {
+  return shape.numel * elementSize(shape.dtype) >= kLeastBytes;
+}
+
 void TieredGroup::cancel(Seq seq, fault::ErrorKind kind, const std::string& text) {
   whole_->cancel(seq, kind, text);
   host_->cancel(seq, text);
 }
 
 void TieredGroup::abort(const std::string& why) {
+  if (device_) device_->fail(why);
   host_->abort(why);
   whole_->abort(why);
 }
 
 void TieredGroup::leave() {
+  if (device_) device_->leave();
   host_->leave();
   whole_->leave();
 }
 
 void TieredGroup::retire() {
+  if (device_) device_->leave();
   host_->leave();
   whole_->retire();
 }

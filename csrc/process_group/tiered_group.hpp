@@ -7,14 +7,20 @@
 
 #include "core/layout.hpp"
 #include "engine/engine.hpp"
+#include "process_group/host_backend.hpp"
 #include "process_group/host_combiner.hpp"
 
 namespace papilio::pg {
 
 class TieredGroup final : public engine::Group {
  public:
-  TieredGroup(std::shared_ptr<engine::Group> whole, std::unique_ptr<HostCombiner> host)
-      : whole_(std::move(whole)), host_(std::move(host)) {}
+  // `device`: what combines tensors on a device before they are submitted; may be null.
+  TieredGroup(std::shared_ptr<engine::Group> whole, std::unique_ptr<HostCombiner> host,
+              std::shared_ptr<HostBackend> device)
+      : whole_(std::move(whole)), host_(std::move(host)), device_(std::move(device)) {}
+
+  const std::shared_ptr<HostBackend>& onDevice() const { return device_; }
+  static bool worthwhile(const RoundShape& shape);
 
   std::map<Rank, std::string> waitReady(Duration limit) override {
     return whole_->waitReady(limit);
@@ -55,6 +61,7 @@ class TieredGroup final : public engine::Group {
 
   const std::shared_ptr<engine::Group> whole_;
   const std::unique_ptr<HostCombiner> host_;
+  const std::shared_ptr<HostBackend> device_;
   std::mutex order_;  // both number a collective in the same order
 };
 

@@ -34,6 +34,7 @@ py::dict toDict(const Settings& settings) {
   out["transport"] = settings.transport;
   out["interface"] = settings.interface;
   out["hierarchy"] = settings.hierarchy;
+  out["host_backend"] = settings.host_backend;
   out["report_history"] = settings.report_history;
   return out;
 }

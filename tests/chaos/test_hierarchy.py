@@ -35,14 +35,14 @@ class Hosts(Cluster):
 
     def __init__(self, net, hierarchy: str, **options):
         self.net = net
-        self._switch_store = net.inside(
+        self.switch_store = net.inside(
             lambda: TCPStore(net.gateway, 0, is_master=True, wait_for_workers=False)
         )
         super().__init__(
             4,
             environment={
                 "MASTER_ADDR": net.gateway,
-                "MASTER_PORT": str(self._switch_store.port),
+                "MASTER_PORT": str(self.switch_store.port),
                 "PAPILIO_HIERARCHY": hierarchy,
             },
             environments=[{"TEST_HOST": net.hosts[rank // 2]} for rank in range(4)],

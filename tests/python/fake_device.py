@@ -5,6 +5,7 @@ import sys
 import types
 
 import torch
+import torch.distributed as dist
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -21,6 +22,7 @@ _module.is_initialized = lambda: True
 _module.synchronize = papilio_fake_device.synchronize
 torch._register_device_module("fake", _module)
 
+NAME = "fake"
 hold = papilio_fake_device.hold
 fill_later = papilio_fake_device.fill_later
 read_later = papilio_fake_device.read_later
@@ -29,6 +31,17 @@ idle = papilio_fake_device.idle
 races = papilio_fake_device.races
 uses = papilio_fake_device.uses
 set_capturing = papilio_fake_device.set_capturing
+
+
+def _stand_in(options, _):
+    dist.Backend._ensure_backend_registered("gloo")
+    gloo = dist.Backend._plugins["GLOO"].creator_fn(options, None)
+    return papilio_fake_device.StandIn(gloo)
+
+
+dist.Backend.register_backend("stand-in", _stand_in, extended_api=True, devices=["fake"])
+HOST_BACKEND = "stand-in"
+sums = papilio_fake_device.sums
 
 
 class Stream:

@@ -84,13 +84,20 @@ def test_descriptors_are_as_many_as_it_says():
 
 
 def test_gpus_and_the_way_of_their_tensors(monkeypatch):
-    """No GPU here: torch.cuda is played by an object that has two."""
+    """No GPU here: torch.cuda is played by an object that has three, the last one far away."""
     cuda = SimpleNamespace(
-        is_available=lambda: True, device_count=lambda: 2, get_device_name=lambda n: f"Card {n}"
+        is_available=lambda: True,
+        device_count=lambda: 3,
+        get_device_name=lambda n: f"Card {n}",
+        can_device_access_peer=lambda one, other: other < 2,
     )
     monkeypatch.delenv("CUDA_MODULE_LOADING", raising=False)
-    first, second, way, loading = [line.text for line in facts._gpus(cuda)]
-    assert (first, second) == ("GPU 0: Card 0", "GPU 1: Card 1")
-    assert "pinned host memory" in way and "CUDA_MODULE_LOADING" in loading
+    texts = [line.text for line in facts._gpus(cuda)]
+    assert texts[:3] == ["GPU 0: Card 0", "GPU 1: Card 1", "GPU 2: Card 2"]
+    within, near, far, between, loading = texts[3:]
+    assert "pinned host memory" in within and "host_backend='nccl'" in within
+    assert near.endswith("0-1") and "without peer access: 0-2, 1-2;" in far
+    assert "to other hosts: pinned host memory, then UCX" in between
+    assert "CUDA_MODULE_LOADING" in loading
     monkeypatch.setenv("CUDA_MODULE_LOADING", "EAGER")
-    assert len(facts._gpus(cuda)) == 3
+    assert len(facts._gpus(cuda)) == 7

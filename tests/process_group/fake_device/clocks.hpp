@@ -47,6 +47,7 @@ class Memory {
             std::size_t actor, const Clock& clock);
   // Uses by `owner` are its own affair: it gives the memory out again behind them.
   void freed(const void* data, std::size_t actor, const Clock& clock, std::size_t owner);
+  void complain(const std::string& what) { races_.push_back(what); }
   const std::vector<std::string>& races() const { return races_; }
   std::uint64_t uses() const { return uses_; }
 

@@ -12,6 +12,11 @@
 #include <torch/library.h>
 #include <torch/csrc/distributed/c10d/cuda/StreamBlock.hpp>
 
+#include <pthread.h>
+
+#include <string>
+
+#include "process_group/fake_device/stand_in.hpp"
 #include "process_group/fake_device/streams.hpp"
 
 namespace fake {
@@ -132,6 +137,19 @@ at::Tensor empty(c10::IntArrayRef size, std::optional<at::ScalarType> dtype,
                                    c10::dtype_or_default(dtype), format);
 }
 
+// Of results that torch makes empty and gives their size later; they have nothing to keep.
+const at::Tensor& resize(const at::Tensor& self, c10::IntArrayRef size,
+                         std::optional<at::MemoryFormat>) {
+  auto* tensor = self.unsafeGetTensorImpl();
+  tensor->set_sizes_contiguous(size);
+  const auto bytes = static_cast<std::size_t>(self.numel()) * self.itemsize();
+  auto& storage = *self.storage().unsafeGetStorageImpl();
+  if (storage.nbytes() >= bytes) return self;
+  storage.set_data_ptr(device_memory.allocate(bytes));
+  storage.set_nbytes(bytes);
+  return self;
+}
+
 const char* nameOf(const at::Tensor& from, const at::Tensor& to) {
   if (from.device() == to.device()) return "a copy on the device";
   return to.device().is_cpu() ? "a copy to the host" : "a copy to the device";
@@ -177,7 +195,18 @@ at::Tensor copyFromAndResize(const at::Tensor& self, const at::Tensor& dst) {
   return copyFrom(self.contiguous(), dst, false);
 }
 
+// A kernel's first launch may wait for every stream, also for one that the thread which looks after
+// collectives is to let go: it must launch none.
+void requireOtherThread(const c10::OperatorHandle& op) {
+  char name[16] = {};
+  pthread_getname_np(pthread_self(), name, sizeof(name));
+  if (std::string(name) == "papilio-device") {
+    Device::instance().complain(op.schema().name() + " launched by papilio's thread");
+  }
+}
+
 void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  requireOtherThread(op);
   at::native::cpu_fallback(op, stack);
 }
 
@@ -189,6 +218,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("empty_strided", &emptyStrided);
   m.impl("_copy_from", &copyFrom);
   m.impl("_copy_from_and_resize", &copyFromAndResize);
+  m.impl("resize_", &resize);
   m.impl("view", &at::native::view);
   m.impl("as_strided", &at::native::as_strided_tensorimpl);
 }
@@ -223,6 +253,9 @@ PYBIND11_MODULE(papilio_fake_device, m) {
   });
   py::class_<Gate, std::shared_ptr<Gate>>(m, "Gate").def(
       "open", [](const std::shared_ptr<Gate>& gate) { Device::instance().open(gate); });
+  py::class_<StandIn, c10::intrusive_ptr<StandIn>, c10d::Backend>(m, "StandIn")
+      .def(py::init<c10::intrusive_ptr<c10d::Backend>>());
+  m.def("sums", &StandIn::sums);
   m.def("hold", [] { return Device::instance().hold(Device::instance().current()); });
   m.def("fill_later", &fillLater);
   m.def("read_later", &readLater);

@@ -197,6 +197,11 @@ std::vector<std::string> Device::races() {
   return memory_.races();
 }
 
+void Device::complain(const std::string& what) {
+  std::lock_guard lock(mutex_);
+  memory_.complain(what);
+}
+
 std::uint64_t Device::uses() {
   std::lock_guard lock(mutex_);
   return memory_.uses();

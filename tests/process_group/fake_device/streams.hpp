@@ -63,7 +63,9 @@ class Device {
   void release(void* data);
   bool pinned(const void* data);
 
+  // What the program did that works here by luck only.
   std::vector<std::string> races();
+  void complain(const std::string& what);
   std::uint64_t uses();
   bool capturing = false;
 

@@ -1,0 +1,92 @@
+// Level 0 on a device (docs/adr/0012): another c10d backend, NCCL for one, adds up the tensors of
+// the ranks of this host before the sum goes to host memory. That backend may be strict, so it is
+// never waited for without a limit; when it fails, its sum is left alone and the ranks of this host
+// take part with their own data, now and until the next view.
+#pragma once
+
+#include <ATen/ATen.h>
+#include <torch/csrc/distributed/c10d/Backend.hpp>
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "engine/engine.hpp"
+
+namespace papilio::pg {
+
+class HostSum;
+
+class HostBackend : public std::enable_shared_from_this<HostBackend> {
+ public:
+  using Inner = c10::intrusive_ptr<c10d::Backend>;
+  // Makes the backend, at the first tensor. May take the interpreter lock, and may throw.
+  using Make = std::function<Inner()>;
+  struct Config {
+    std::string name;           // of the backend, for people
+    std::vector<Rank> members;  // ranks of the whole group that share this host, ascending
+    Rank me;
+    float weight = 1.0F;
+    std::chrono::milliseconds limit{0};  // for one sum, from its issue
+  };
+  HostBackend(Config config, Make make);
+
+  // Issues the sum of `tensor` over the members, behind what is in the current stream of its
+  // device. Ranks call it in the same order. `tensor` is read by that stream only. Null: the
+  // backend is out of order. The thread that calls may be made to wait by a backend that does so.
+  std::shared_ptr<HostSum> begin(const at::Tensor& tensor);
+  // From now on there are no sums; those under way fail. Why it is out of order is logged once.
+  void fail(const std::string& why);
+  void leave();
+  std::string outOfOrder() const;
+
+  const Config& config() const { return config_; }
+
+ private:
+  friend class HostSum;
+  Inner inner();
+  // Ends what the backend still does, in the background; `keep` lives until that is over.
+  void end(std::vector<at::Tensor> keep, c10::intrusive_ptr<c10d::Work> work);
+
+  const Config config_;
+  const Make make_;
+  mutable std::mutex mutex_;
+  Inner inner_;
+  std::string broken_;
+};
+
+// One sum. Except for share(), everything is for one thread at a time; nothing here waits for a
+// device or another rank.
+class HostSum {
+ public:
+  enum class State : std::uint8_t { running, there, failed };
+  State look();
+  // After `there`: enqueues what brings the sum to `host` (pinned) on the current stream.
+  void copyTo(const at::Tensor& host);
+  // When that has been done: the mean of 16-bit tensors, on the host.
+  void settle();
+  // Then. Empty: no rank of this host has finite numbers, `host` is of no use.
+  fault::HostShare share() const;
+
+ private:
+  friend class HostBackend;
+  HostSum(std::shared_ptr<HostBackend> backend, const at::Tensor& tensor);
+
+  using Clock = std::chrono::steady_clock;
+  const std::shared_ptr<HostBackend> backend_;
+  const DType dtype_;
+  const std::int64_t numel_;
+  const Clock::time_point deadline_;
+  // Sums of the weighted tensors in float32 (float64 for float64), then, by member, the weight with
+  // which it is in there: -1 for one that was left out because of a NaN or an infinity.
+  at::Tensor sums_;
+  at::Tensor values_;  // both parts on the host
+  at::Tensor weights_;
+  at::Tensor mean_of_;  // where the mean goes, if the values are not what is wanted
+  c10::intrusive_ptr<c10d::Work> work_;
+};
+
+}  // namespace papilio::pg

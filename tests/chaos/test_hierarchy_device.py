@@ -1,0 +1,232 @@
+"""Two hosts of two ranks each, tensors on a device: ``host_backend`` adds them up within a host.
+
+The device and the backend are those of tests/process_group/fake_device, or a GPU and Gloo
+(DEVICE_UNDER_TEST=cuda). Like NCCL the backend is strict; what happens to the job when it fails or
+hangs is the point. Every round is judged by the oracle.
+"""
+
+import signal
+import time
+
+import network
+import pytest
+from cluster import Rank, wait_until
+from test_hierarchy import Hosts, contributors
+
+LIMIT = 60
+
+INIT = """
+import device_under_test as dev
+dist.init_process_group(
+    f"cpu:papilio,{dev.NAME}:papilio",
+    timeout=timedelta(seconds=30),
+    pg_options=papilio.Options(hierarchy="host", host_backend=dev.HOST_BACKEND, %s),
+)
+"""
+
+NAMES = """
+import device_under_test as dev
+import oracle, time
+def reduced(salt, numel=1 << 17, op="sum", dtype="float32", spoil=False):
+    x = oracle.tensor(rank, salt, numel, dtype).to(dev.NAME)
+    if spoil: x[5] = float("nan")
+    begin = time.monotonic()
+    how = dist.ReduceOp.AVG if op == "avg" else dist.ReduceOp.SUM
+    work = dist.all_reduce(x, how, async_op=True)
+    work.wait()  # the stream waits
+    out = x.cpu()
+    seconds = time.monotonic() - begin
+    report = papilio.report(work)
+    return {
+        "wrong": oracle.count_wrong(out, report, n, rank, salt, op, dtype),
+        "seconds": seconds, "report": report.asdict(), "crc": hash(out.double().numpy().tobytes()),
+    }
+"""
+
+
+# None where there are no namespaces; `make chaos` says why.
+@pytest.fixture(scope="module", params=[] if network.unavailable() else [2])
+def net(request):
+    made = network.Network(request.param)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+class Devices(Hosts):
+    def __init__(self, net, options="patience=2.0"):
+        super().__init__(net, "host", init=False)
+        self._begin = INIT % options
+
+    def __enter__(self):
+        self.run(self._begin)
+        return self
+
+    def begin_again(self, rank: int) -> None:
+        """A new process in the place of one that has ended, which comes back into the group."""
+        self.ranks[rank].end()
+        self.ranks[rank] = Rank(rank, self._environments[rank] | {"PAPILIO_REJOIN": "1"})
+        self.ranks[rank].run(self._begin)
+
+    def reduced(self, call: str, ranks=None) -> list:
+        answers = self.run(NAMES + f"result = reduced({call})", ranks=ranks, timeout=LIMIT)
+        for answer in answers:
+            assert answer["wrong"] == 0, answer
+        return answers
+
+    def sums(self, rank: int) -> int:
+        return self[rank].run("import device_under_test as dev; result = dev.sums()")
+
+    def require_order(self, ranks=None):
+        for races in self.run("import device_under_test as dev; result = dev.races()", ranks):
+            assert races == []
+
+
+def complaints(rank: Rank) -> list:
+    return [line for line in rank.errors if "between the ranks of this host failed" in line]
+
+
+def require_whole(answers):
+    for answer in answers:
+        assert answer["report"]["outcome"] == "complete", answer["report"]
+        assert contributors(answer["report"]) == {(0, 1, 2, 3)}
+    assert len({answer["crc"] for answer in answers}) == 1  # the same bits
+
+
+def test_sums_are_exact_and_made_on_the_device(net):
+    with Devices(net) as ranks:
+        calls = ["1", "2, op='avg'", "3, dtype='float64'", "4, 100_003, dtype='bfloat16', op='avg'"]
+        for call in calls:
+            require_whole(ranks.reduced(call))
+        if ranks.sums(0) != 1:  # counted
+            assert [ranks.sums(rank) for rank in range(4)] == [len(calls)] * 4
+        require_whole(ranks.reduced("5, 1000"))  # too small for two levels
+        assert ranks.sums(0) in (1, len(calls))
+        ranks.require_order()
+        assert not any(complaints(rank) for rank in ranks.ranks)
+
+
+def test_weights_count_within_a_host(net):
+    """Ranks 0 to 3 weigh 1, 3, 1 and 1; tensors are full of rank + 1."""
+    with Devices(net, "weight=3.0 if rank == 1 else 1.0") as ranks:
+        text = """
+x = torch.full((100_000,), float(rank + 1)).to(dev.NAME)
+dist.all_reduce(x, dist.ReduceOp.AVG)
+result = x.cpu().unique().tolist()
+"""
+        wanted = (1 + 3 * 2 + 3 + 4) / 6
+        for (got,) in ranks.run(NAMES + text):
+            assert got == pytest.approx(wanted, rel=1e-6)
+
+
+def test_a_rank_with_a_nan_is_left_out_of_its_hosts_sum(net):
+    with Devices(net) as ranks:
+        ranks.reduced("1")
+        answers = ranks.run(NAMES + "result = reduced(2, spoil=rank == 1)", timeout=LIMIT)
+        for rank, answer in enumerate(answers):
+            assert contributors(answer["report"]) == {(0, 2, 3)}, answer["report"]
+            assert answer["report"]["blamed"] == {"1": "nonfinite"}
+            assert answer["wrong"] == 0, (rank, answer)
+        require_whole(ranks.reduced("3"))
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_dead_or_frozen_rank_costs_itself_and_no_host(net, how):
+    with Devices(net) as ranks:
+        require_whole(ranks.reduced("1"))
+        before = ranks.sums(0)
+        ranks[1].signal(how)
+        begin = time.monotonic()
+        for salt in range(2, 8):
+            answers = ranks.reduced(str(salt), ranks=[0, 2, 3])
+            for answer in answers:
+                assert set(map(int, answer["report"]["blamed"])) <= {1}, answer["report"]
+        assert time.monotonic() - begin < 10.0
+        for answer in answers:
+            assert contributors(answer["report"]) == {(0, 2, 3)}
+            assert answer["seconds"] < 1.0
+        (said,) = complaints(ranks[0])  # once, by whom it concerns
+        assert "rank 0" in said and "until the next change of members" in said
+        assert not complaints(ranks[2]) and not complaints(ranks[3])
+        if before != 1 or ranks.sums(2) != 1:
+            assert ranks.sums(2) == 7  # the other host still adds up on its device
+        ranks.require_order([0, 2, 3])
+
+
+BAD = {
+    "unknown": ("hierarchy='host', host_backend='ncll'", "not a backend that torch.distributed"),
+    "flat": ("hierarchy='off', host_backend='gloo'", "needs hierarchy='host'"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_backend_that_can_not_be_is_refused_at_init(net, what):
+    options, named = BAD[what]
+    text = f"""
+try:
+    dist.init_process_group("papilio", pg_options=papilio.Options({options}))
+except ValueError as error:
+    result = str(error)
+"""
+    with Hosts(net, "host", init=False) as ranks:
+        assert named in ranks[0].run(text)
+
+
+def test_all_ranks_must_name_the_same_backend(net):
+    with Hosts(net, "host", init=False) as ranks:
+        for rank in ranks:
+            backend = "gloo" if rank.rank == 3 else ""
+            rank.send("init", options={"hierarchy": "host", "host_backend": backend})
+        for rank in ranks:
+            answer = rank.receive()
+            assert not answer["ok"] and "host_backend='gloo'" in answer["text"], answer
+
+
+# Its gradient is above what two levels are for; the same on all ranks, so that sums are exact.
+TRAIN = """
+store = dist.distributed_c10d._get_default_store()._underlying_non_prefix_store
+model = torch.nn.Linear(20_000, 1, bias=False).to(dev.NAME)
+with torch.no_grad(): model.weight.zero_()
+optimizer = torch.optim.SGD(model.parameters(), lr=1.0, foreach=False)
+job = papilio.attach(model, optimizer)
+while not (store.check(["stop"]) and job.step >= int(store.get("stop"))):
+    gradient = torch.full((20_000,), float(job.step % 7 + 6)).to(dev.NAME)
+    dist.all_reduce(gradient, dist.ReduceOp.AVG)
+    model.weight.grad = gradient.view(1, -1)
+    optimizer.step()
+    store.set(f"at/{rank}", f"{job.step} {int(job.joined)} {dev.sums()}")
+result = [job.step, model.weight.detach().cpu().unique().tolist()]
+"""
+
+
+def test_a_new_view_makes_the_backend_anew(net):
+    """Rank 1 is killed: rank 0 goes on without the backend. It comes back: they have one again."""
+    with Devices(net) as ranks:
+
+        def at(rank):
+            key = f"at/{rank}"
+            return (
+                [int(x) for x in ranks.switch_store.get(key).split()]
+                if ranks.switch_store.check([key])
+                else [0, 0, 0]
+            )
+
+        for rank in ranks:
+            rank.send("collective", source=NAMES + TRAIN)
+        wait_until(lambda: at(0)[0] >= 5, what="step 5")
+        ranks[1].kill()
+        ranks.switch_store.delete_key("at/1")
+        ranks.begin_again(1)
+        ranks[1].send("collective", source=NAMES + TRAIN)
+        wait_until(lambda: at(1)[1], 60, "rank 1 joined")
+        before = at(0)[2]
+        wait_until(lambda: at(1)[2] >= 3 and (at(0)[2] > before or before == 1), what="sums again")
+        last = max(at(rank)[0] for rank in range(4)) + 10
+        ranks.switch_store.set("stop", str(last))
+        answers = [rank.receive() for rank in ranks]
+        for answer in answers:
+            assert answer["ok"], answer["trace"]
+        wanted = -float(sum(step % 7 + 6 for step in range(last)))
+        assert [answer["result"] for answer in answers] == [[last, [wanted]]] * 4
+        ranks.require_order([0, 2, 3])
