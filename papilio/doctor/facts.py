@@ -2,6 +2,7 @@
 
 import dataclasses
 import fcntl
+import itertools
 import os
 import platform
 import resource
@@ -225,14 +226,7 @@ def _gpus(cuda) -> list:
         _ok("devices", f"GPU {index}: {cuda.get_device_name(index)}")
         for index in range(cuda.device_count())
     ]
-    peer = any(line.startswith("nvidia_peermem") for line in _read("/proc/modules").splitlines())
-    out.append(
-        _ok(
-            "devices",
-            "CUDA tensors go through pinned host memory to every rank; this version has no "
-            f"GPU-direct lane (nvidia_peermem {'is' if peer else 'is not'} loaded)",
-        )
-    )
+    out += [_ok("devices", text) for text in _lanes_of_gpus(cuda)]
     if os.environ.get("CUDA_MODULE_LOADING", "").upper() != "EAGER":
         out.append(
             _ok(
@@ -241,6 +235,31 @@ def _gpus(cuda) -> list:
                 "collectives that are under way",
             )
         )
+    return out
+
+
+def _lanes_of_gpus(cuda) -> list:
+    """The way of a CUDA tensor to other GPUs here and to other hosts, and why no faster one."""
+    pairs: dict = {True: [], False: []}
+    for one, other in itertools.combinations(range(cuda.device_count()), 2):
+        pairs[bool(cuda.can_device_access_peer(one, other))].append(f"{one}-{other}")
+    out = []
+    if pairs[True] or pairs[False]:
+        out.append(
+            "between GPUs of this host: pinned host memory; with hierarchy='host' and "
+            "host_backend='nccl' NCCL adds up on the devices"
+        )
+    if pairs[True]:
+        out.append(f"GPUs that reach each other's memory: {', '.join(pairs[True])}")
+    if pairs[False]:
+        out.append(
+            f"GPUs without peer access: {', '.join(pairs[False])}; NCCL goes through the host there"
+        )
+    peer = any(line.startswith("nvidia_peermem") for line in _read("/proc/modules").splitlines())
+    out.append(
+        "to other hosts: pinned host memory, then UCX; this version registers no memory of devices "
+        f"(nvidia_peermem, which that would need, {'is' if peer else 'is not'} loaded)"
+    )
     return out
 
 
