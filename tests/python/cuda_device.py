@@ -5,7 +5,8 @@ import ctypes
 import os
 import threading
 
-os.environ["CUDA_MODULE_LOADING"] = "EAGER"  # else a kernel's first use waits for a stream that is held
+# Else a kernel's first use waits for a stream that is held.
+os.environ["CUDA_MODULE_LOADING"] = "EAGER"
 
 import torch  # noqa: E402
 
