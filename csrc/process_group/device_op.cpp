@@ -70,16 +70,14 @@ void DeviceOp::takeOwn() {
 
 // False: the sum is not there yet.
 bool DeviceOp::takeSum() {
-  switch (sum_->look()) {
-    case HostSum::State::running: return false;
-    case HostSum::State::failed:
-      sum_.reset();
-      takeOwn();
-      return true;
-    case HostSum::State::there: break;
-  }
+  const auto state = sum_->look();
+  if (state == HostSum::State::running) return false;
   const c10::StreamGuard guard(sum_stream_);
-  sum_->copyTo(staged_.onHost());
+  if (state == HostSum::State::failed || !sum_->copyTo(staged_.onHost())) {
+    sum_.reset();
+    takeOwn();
+    return true;
+  }
   ready_.record(sum_stream_);
   in_host_ = true;
   return true;

@@ -1,6 +1,7 @@
 #include "process_group/host_backend.hpp"
 
 #include <ATen/core/grad_mode.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Exception.h>
 
 #include <algorithm>
@@ -85,7 +86,7 @@ HostSum::HostSum(std::shared_ptr<HostBackend> backend, const at::Tensor& tensor)
     : backend_(std::move(backend)),
       dtype_(dtypeOf(tensor)),
       numel_(tensor.numel()),
-      deadline_(Clock::now() + backend_->config().limit) {
+      prepared_(tensor.device().type()) {
   const at::NoGradGuard no_grad;
   const auto& config = backend_->config();
   const auto count = static_cast<std::int64_t>(config.members.size());
@@ -100,14 +101,17 @@ HostSum::HostSum(std::shared_ptr<HostBackend> backend, const at::Tensor& tensor)
   sums_.narrow(0, numel_ + (me - config.members.begin()), 1)
       .fill_(config.weight)
       .masked_fill_(finite.logical_not(), -1.0);
+  const c10::impl::VirtualGuardImpl guard(tensor.device().type());
+  prepared_.record(guard.getStream(tensor.device()));
+}
+
+HostSum::State HostSum::fail(const std::string& why) {
+  backend_->fail(why);
+  backend_->end({sums_}, std::move(work_));
+  return State::failed;
 }
 
 HostSum::State HostSum::look() {
-  const auto fail = [&](const std::string& why) {
-    backend_->fail(why);
-    backend_->end({sums_}, std::move(work_));
-    return State::failed;
-  };
   try {
     if (!work_) return State::failed;
     if (!backend_->outOfOrder().empty()) return fail("");
@@ -118,14 +122,16 @@ HostSum::State HostSum::look() {
   } catch (const std::exception& error) {
     return fail(error.what());
   }
-  if (Clock::now() < deadline_) return State::running;
+  const auto now = Clock::now();
+  if (!deadline_ && prepared_.query()) deadline_ = now + backend_->config().limit;
+  if (!deadline_ || now < *deadline_) return State::running;
   return fail("a sum was not there after " + std::to_string(backend_->config().limit.count()) +
               " ms; a rank of this host is dead, late or issued another collective");
 }
 
 // Copies and no kernel: a kernel's first launch loads it, which may wait for a stream that is held
 // until this collective ends.
-void HostSum::copyTo(const at::Tensor& host) {
+void HostSum::enqueueCopies(const at::Tensor& host) {
   const at::NoGradGuard no_grad;
   work_->wait();  // it is over: orders streams, for a backend that has one of its own
   const auto onHost = [](const at::Tensor& like) {
@@ -141,6 +147,16 @@ void HostSum::copyTo(const at::Tensor& host) {
   weights_ = onHost(weights);
   values_.copy_(sums_.narrow(0, 0, numel_), /*non_blocking=*/true);
   weights_.copy_(weights, /*non_blocking=*/true);
+}
+
+bool HostSum::copyTo(const at::Tensor& host) {
+  try {
+    enqueueCopies(host);
+    return true;
+  } catch (const std::exception& error) {
+    fail(error.what());
+    return false;
+  }
 }
 
 void HostSum::settle() {

@@ -5,12 +5,14 @@
 #pragma once
 
 #include <ATen/ATen.h>
+#include <c10/core/Event.h>
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 
 #include <chrono>
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,7 +32,8 @@ class HostBackend : public std::enable_shared_from_this<HostBackend> {
     std::vector<Rank> members;  // ranks of the whole group that share this host, ascending
     Rank me;
     float weight = 1.0F;
-    std::chrono::milliseconds limit{0};  // for one sum, from its issue
+    // For one sum, from when this rank's part is ready on its device.
+    std::chrono::milliseconds limit{0};
   };
   HostBackend(Config config, Make make);
 
@@ -64,8 +67,9 @@ class HostSum {
  public:
   enum class State : std::uint8_t { running, there, failed };
   State look();
-  // After `there`: enqueues what brings the sum to `host` (pinned) on the current stream.
-  void copyTo(const at::Tensor& host);
+  // After `there`: enqueues what brings the sum to `host` (pinned) on the current stream. False:
+  // that could not be done, the sum has failed.
+  bool copyTo(const at::Tensor& host);
   // When that has been done: the mean of 16-bit tensors, on the host.
   void settle();
   // Then. Empty: no rank of this host has finite numbers, `host` is of no use.
@@ -74,12 +78,15 @@ class HostSum {
  private:
   friend class HostBackend;
   HostSum(std::shared_ptr<HostBackend> backend, const at::Tensor& tensor);
+  State fail(const std::string& why);
+  void enqueueCopies(const at::Tensor& host);
 
   using Clock = std::chrono::steady_clock;
   const std::shared_ptr<HostBackend> backend_;
   const DType dtype_;
   const std::int64_t numel_;
-  const Clock::time_point deadline_;
+  c10::Event prepared_;  // this rank's part is ready
+  std::optional<Clock::time_point> deadline_;
   // Sums of the weighted tensors in float32 (float64 for float64), then, by member, the weight with
   // which it is in there: -1 for one that was left out because of a NaN or an infinity.
   at::Tensor sums_;

@@ -131,6 +131,25 @@ def test_a_rank_with_a_nan_is_left_out_of_its_hosts_sum(net):
         require_whole(ranks.reduced("3"))
 
 
+def test_a_device_that_is_busy_is_not_a_backend_that_hangs(net):
+    """The gradients take longer than a sum may, on all ranks."""
+    with Devices(net) as ranks:
+        require_whole(ranks.reduced("1"))
+        before = ranks.sums(0)
+        text = """
+import threading
+gate = dev.hold()
+threading.Timer(1.6, gate.open).start()  # limit of a sum: 1 s
+result = reduced(2)
+"""
+        answers = ranks.run(NAMES + text, timeout=LIMIT)
+        assert all(answer["wrong"] == 0 for answer in answers)
+        require_whole(answers)
+        assert not any(complaints(rank) for rank in ranks.ranks)
+        if before != 1 or ranks.sums(0) != 1:
+            assert ranks.sums(0) == before + 1
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_dead_or_frozen_rank_costs_itself_and_no_host(net, how):
     with Devices(net) as ranks:
