@@ -27,10 +27,11 @@ dist.init_process_group(
 NAMES = """
 import device_under_test as dev
 import oracle, time
-def reduced(salt, numel=1 << 17, op="sum", dtype="float32", spoil=False):
+def reduced(salt, numel=1 << 17, op="sum", dtype="float32", spoil=False, busy=0.0):
     x = oracle.tensor(rank, salt, numel, dtype).to(dev.NAME)
     if spoil: x[5] = float("nan")
     begin = time.monotonic()
+    if busy: threading.Timer(busy, dev.hold().open).start()
     how = dist.ReduceOp.AVG if op == "avg" else dist.ReduceOp.SUM
     work = dist.all_reduce(x, how, async_op=True)
     work.wait()  # the stream waits
@@ -136,15 +137,7 @@ def test_a_device_that_is_busy_is_not_a_backend_that_hangs(net):
     with Devices(net) as ranks:
         require_whole(ranks.reduced("1"))
         before = ranks.sums(0)
-        text = """
-import threading
-gate = dev.hold()
-threading.Timer(1.6, gate.open).start()  # limit of a sum: 1 s
-result = reduced(2)
-"""
-        answers = ranks.run(NAMES + text, timeout=LIMIT)
-        assert all(answer["wrong"] == 0 for answer in answers)
-        require_whole(answers)
+        require_whole(ranks.reduced("2, busy=1.6"))  # limit of a sum: 1 s
         assert not any(complaints(rank) for rank in ranks.ranks)
         if before != 1 or ranks.sums(0) != 1:
             assert ranks.sums(0) == before + 1
