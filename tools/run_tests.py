@@ -91,7 +91,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--preset", default="release")
     parser.add_argument("--only", choices=("cpp", "python"))
-    parser.add_argument("--timeout", type=float, default=1200, help="seconds per program")
+    parser.add_argument("--timeout", type=float, default=1500, help="seconds per program")
     arguments = parser.parse_args()
     build = ROOT / "build" / arguments.preset
     out = build / "test-results"

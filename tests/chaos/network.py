@@ -8,6 +8,7 @@ its pid namespace is another one too (zygote.py), so that papilio takes it for a
 
 import contextlib
 import ctypes
+import itertools
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ import threading
 CLONE_NEWNET = 0x40000000
 _PREFIX = "papilio-chaos-"
 _GATEWAY = "10.213.0.254"
+_numbers = itertools.count(1)
 
 
 def unavailable() -> str | None:
@@ -48,7 +50,8 @@ def _remove_strays() -> None:
 class Network:
     def __init__(self, hosts: int):
         _remove_strays()
-        base = f"{_PREFIX}{os.getpid()}-"
+        # Not the names of an earlier one: zygote.py knows a host by its name.
+        base = f"{_PREFIX}{os.getpid()}-{next(_numbers)}"
         self._switch = base + "switch"
         self.hosts = [f"{base}h{k}" for k in range(hosts)]
         self.gateway = _GATEWAY
