@@ -58,8 +58,8 @@ TEST(Hosts, NobodyCountsTwice) {
   EXPECT_GT(world.checker().tally().complete, 3 * kRounds);
 }
 
-// Rank 1 only listens, because its host left its NaN out, and reduces a chunk all the same. The other
-// host comes later than the answers to its question who has that chunk: nobody has it yet.
+// Rank 1 only listens, because its host left its NaN out, and reduces a chunk all the same. The
+// other host comes later than the answers to its question who has that chunk: nobody has it yet.
 TEST(Hosts, WhoOnlyListensReducesForTheOthersAndItself) {
   Workload plan = work({0, 0, 1, 1});
   plan.ranks[1].nan_at[Seq{3}] = 5;
