@@ -54,6 +54,7 @@ std::shared_ptr<HostBackend> BackendPapilio::hostBackendFor(
   config.members = members;
   config.me = members[host.rank.value];
   config.weight = settings_.group.weight;
+  config.fingerprint = host.options.fingerprint;
   config.limit = std::chrono::duration_cast<Millis>(host.options.patience);
   return std::make_shared<HostBackend>(
       std::move(config),

@@ -8,12 +8,19 @@
 #include <thread>
 #include <utility>
 
+#include "core/hash.hpp"
 #include "process_group/convert.hpp"
 
 namespace papilio::pg {
 
 namespace {
 constexpr double kLeastWeight = 1e-30;  // where all weights are 0, the mean is 0 too
+
+float modelNumber(std::uint64_t fingerprint, DType dtype, std::int64_t numel) {
+  const auto hash = hashCombine(hashCombine(fingerprint, static_cast<std::uint64_t>(dtype)),
+                                static_cast<std::uint64_t>(numel));
+  return static_cast<float>(1 + (hash >> 42));  // 22 bits
+}
 }  // namespace
 
 HostBackend::HostBackend(Config config, Make make)
@@ -86,13 +93,14 @@ HostSum::HostSum(std::shared_ptr<HostBackend> backend, const at::Tensor& tensor)
     : backend_(std::move(backend)),
       dtype_(dtypeOf(tensor)),
       numel_(tensor.numel()),
+      model_(modelNumber(backend_->config().fingerprint, dtype_, numel_)),
       prepared_(tensor.device().type()) {
   const at::NoGradGuard no_grad;
   const auto& config = backend_->config();
   const auto count = static_cast<std::int64_t>(config.members.size());
   const auto me = std::find(config.members.begin(), config.members.end(), config.me);
   const auto sum_type = tensor.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  sums_ = at::zeros({numel_ + count}, tensor.options().dtype(sum_type).requires_grad(false));
+  sums_ = at::zeros({numel_ + 2 * count}, tensor.options().dtype(sum_type).requires_grad(false));
   const auto values = sums_.narrow(0, 0, numel_);
   values.copy_(tensor.detach().view({-1}));
   if (config.weight != 1.0F) values.mul_(config.weight);
@@ -101,6 +109,7 @@ HostSum::HostSum(std::shared_ptr<HostBackend> backend, const at::Tensor& tensor)
   sums_.narrow(0, numel_ + (me - config.members.begin()), 1)
       .fill_(config.weight)
       .masked_fill_(finite.logical_not(), -1.0);
+  sums_.narrow(0, numel_ + count + (me - config.members.begin()), 1).fill_(model_);
   const c10::impl::VirtualGuardImpl guard(tensor.device().type());
   prepared_.record(guard.getStream(tensor.device()));
 }
@@ -143,10 +152,10 @@ void HostSum::enqueueCopies(const at::Tensor& host) {
     mean_of_ = at::Tensor(host).view({-1});
     values_ = onHost(sums_.narrow(0, 0, numel_));
   }
-  const auto weights = sums_.narrow(0, numel_, sums_.numel() - numel_);
-  weights_ = onHost(weights);
+  const auto tail = sums_.narrow(0, numel_, sums_.numel() - numel_);
+  tail_ = onHost(tail);
   values_.copy_(sums_.narrow(0, 0, numel_), /*non_blocking=*/true);
-  weights_.copy_(weights, /*non_blocking=*/true);
+  tail_.copy_(tail, /*non_blocking=*/true);
 }
 
 bool HostSum::copyTo(const at::Tensor& host) {
@@ -162,7 +171,7 @@ bool HostSum::copyTo(const at::Tensor& host) {
 void HostSum::settle() {
   if (!mean_of_.defined()) return;
   const at::NoGradGuard no_grad;
-  const double weight = weights_.clamp_min(0.0).sum().item<double>();
+  const double weight = tail_.narrow(0, 0, tail_.numel() / 2).clamp_min(0.0).sum().item<double>();
   mean_of_.copy_(values_.div_(std::max(weight, kLeastWeight)));
 }
 
@@ -170,10 +179,12 @@ fault::HostShare HostSum::share() const {
   fault::HostShare out;
   fault::ReportChunk all;
   all.stop = static_cast<std::uint64_t>(numel_);
-  const auto weights = weights_.to(at::kDouble);
+  const auto tail = tail_.to(at::kDouble);
+  const double* numbers = tail.const_data_ptr<double>();
   const auto& members = backend_->config().members;
   for (std::size_t i = 0; i < members.size(); ++i) {
-    const double weight = weights.const_data_ptr<double>()[i];
+    const double weight = numbers[i];
+    if (numbers[members.size() + i] != static_cast<double>(model_)) return {};
     (weight < 0 ? out.nonfinite : all.contributors).insert(members[i]);
     all.weight += std::max(weight, 0.0);
   }

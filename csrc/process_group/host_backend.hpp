@@ -32,6 +32,7 @@ class HostBackend : public std::enable_shared_from_this<HostBackend> {
     std::vector<Rank> members;  // ranks of the whole group that share this host, ascending
     Rank me;
     float weight = 1.0F;
+    std::uint64_t fingerprint = 0;  // of the model
     // For one sum, from when this rank's part is ready on its device.
     std::chrono::milliseconds limit{0};
   };
@@ -72,7 +73,8 @@ class HostSum {
   bool copyTo(const at::Tensor& host);
   // When that has been done: the mean of 16-bit tensors, on the host.
   void settle();
-  // Then. Empty: no rank of this host has finite numbers, `host` is of no use.
+  // Then. Empty: `host` is of no use, because no rank of this host has finite numbers, or one of
+  // them trains another model: the round with the own data finds out which.
   fault::HostShare share() const;
 
  private:
@@ -85,13 +87,15 @@ class HostSum {
   const std::shared_ptr<HostBackend> backend_;
   const DType dtype_;
   const std::int64_t numel_;
+  const float model_;    // fingerprint, dtype and numel, as a number that float32 holds exactly
   c10::Event prepared_;  // this rank's part is ready
   std::optional<Clock::time_point> deadline_;
   // Sums of the weighted tensors in float32 (float64 for float64), then, by member, the weight with
-  // which it is in there: -1 for one that was left out because of a NaN or an infinity.
+  // which it is in there: -1 for one that was left out because of a NaN or an infinity; then, by
+  // member, what it takes this tensor for (model_).
   at::Tensor sums_;
   at::Tensor values_;  // both parts on the host
-  at::Tensor weights_;
+  at::Tensor tail_;
   at::Tensor mean_of_;  // where the mean goes, if the values are not what is wanted
   c10::intrusive_ptr<c10d::Work> work_;
 };

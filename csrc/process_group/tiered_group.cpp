@@ -42,7 +42,7 @@ void TieredGroup::cancel(Seq seq, fault::ErrorKind kind, const std::string& text
 }
 
 void TieredGroup::abort(const std::string& why) {
-  if (device_) device_->fail(why);
+  if (device_) device_->leave();
   host_->abort(why);
   whole_->abort(why);
 }

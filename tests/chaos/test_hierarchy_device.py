@@ -37,6 +37,7 @@ def reduced(salt, numel=1 << 17, op="sum", dtype="float32", spoil=False, busy=0.
     work.wait()  # the stream waits
     out = x.cpu()
     seconds = time.monotonic() - begin
+    if (error := work.exception()) is not None: raise error
     report = papilio.report(work)
     return {
         "wrong": oracle.count_wrong(out, report, n, rank, salt, op, dtype),
@@ -130,6 +131,25 @@ def test_a_rank_with_a_nan_is_left_out_of_its_hosts_sum(net):
             assert answer["report"]["blamed"] == {"1": "nonfinite"}
             assert answer["wrong"] == 0, (rank, answer)
         require_whole(ranks.reduced("3"))
+
+
+def test_another_model_never_counts_in_its_hosts_sum(net):
+    options = "patience=2.0, fingerprint='another' if rank == 1 else 'one'"
+    with Devices(net, options) as ranks:
+        text = """
+try:
+    result = [reduced(salt) for salt in range(3)]
+except papilio.SchemaMismatch as error:
+    result = str(error)
+"""
+        answers = ranks.run(NAMES + text, timeout=LIMIT)
+        assert isinstance(answers[1], str), answers[1]  # SchemaMismatch
+        for rank in (0, 2, 3):
+            for answer in answers[rank]:
+                assert answer["wrong"] == 0, answer
+                assert all(1 not in members for members in contributors(answer["report"]))
+        assert contributors(answers[0][-1]["report"]) == {(0, 2, 3)}
+        assert set(answers[0][0]["report"]["blamed"]) == {"1"}
 
 
 def test_a_device_that_is_busy_is_not_a_backend_that_hangs(net):
