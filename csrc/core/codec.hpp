@@ -14,8 +14,11 @@ enum class Codec : std::uint8_t {
   bf16,     // 2 bytes
   fp16,     // 2 bytes, and a scale per block
   int8,     // 1 byte, and a scale per block
+  // Not at all: who shares the host reads them where they are (core/reference.hpp). Asked for by
+  // one collective, never by Options.codec.
+  reference,
 };
-inline constexpr std::uint8_t kCodecLast = 3;
+inline constexpr std::uint8_t kCodecLast = 4;
 std::string_view name(Codec codec);
 
 // Values that share a scale. Counted from the start of a chunk.
@@ -32,6 +35,7 @@ inline constexpr std::uint64_t scaleBytes(std::uint64_t numel) {
 // What `numel` elements of `element_size` bytes travel as when `wanted` is asked for: raw where
 // that would not make them shorter (halves, but for int8), for float64, whose users want its
 // digits, and below one block: losses, counters and flags arrive exactly, and gain nothing.
+// A reference is one whatever it refers to.
 Codec codecFor(Codec wanted, std::size_t element_size, std::uint64_t numel);
 
 std::uint64_t payloadBytes(Codec wanted, std::size_t element_size, std::uint64_t numel);

@@ -86,8 +86,8 @@ bool reduceTiles(Codec codec, std::span<const CodedInput> inputs, std::uint64_t 
 
 void encode(Codec codec, DType dtype, const std::byte* in, std::uint64_t numel, std::byte* out) {
   const Codec form = codecFor(codec, elementSize(dtype), numel);
-  if (form == Codec::raw) {
-    std::memcpy(out, in, numel * elementSize(dtype));
+  if (form == Codec::raw || form == Codec::reference) {
+    std::memcpy(out, in, payloadBytes(form, elementSize(dtype), numel));
     return;
   }
   forElement(dtype, [&](auto element) {
@@ -103,8 +103,8 @@ void encode(Codec codec, DType dtype, const std::byte* in, std::uint64_t numel, 
 
 void decode(Codec codec, DType dtype, const std::byte* in, std::uint64_t numel, std::byte* out) {
   const Codec form = codecFor(codec, elementSize(dtype), numel);
-  if (form == Codec::raw) {
-    std::memcpy(out, in, numel * elementSize(dtype));
+  if (form == Codec::raw || form == Codec::reference) {
+    std::memcpy(out, in, payloadBytes(form, elementSize(dtype), numel));
     return;
   }
   forElement(dtype, [&](auto element) {

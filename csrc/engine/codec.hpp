@@ -13,6 +13,7 @@
 // both as NaN) and spoil no other element. Decoding what an encoded tensor was decoded to gives the
 // same bits again, so a rank may pass on a result from its tensor. Bytes from the wire may hold any
 // scale: all of them decode to numbers, and what is not finite is seen by codedNonFinite().
+// A reference is copied as it is, whole tables on both sides.
 // Floating types only. The error is at most half a unit: of bfloat16, of float16 (at most 2^-39 of
 // the block's largest magnitude for tiny elements), of the int8 scale (1/254 of that magnitude).
 #pragma once

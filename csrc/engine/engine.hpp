@@ -91,6 +91,10 @@ struct AllreduceRequest {
   RoundShape shape;  // numel, dtype, op, premul; kind allreduce, strict false
   // The round begins when combined() has been called. Until then the memory is the caller's.
   bool combines = false;
+  // `data` is a ReferenceTable with this rank's row; afterwards it has those of the contributors
+  // that the report names. Of a range that is local it is untouched: the values are the caller's
+  // affair.
+  bool by_reference = false;
   // Says that it is called right away: the data was combined before, as this says.
   std::optional<fault::HostShare> share = std::nullopt;
 };
@@ -219,6 +223,8 @@ class Group {
   virtual void unban(Rank rank) = 0;
   virtual std::vector<fault::Report> reports(std::size_t last) = 0;  // oldest first
   virtual std::optional<fault::Report> report(Seq seq) = 0;
+  // What became of a collective after its round: replaces its report. Any thread, never blocks.
+  virtual void correct(const fault::Report& report) = 0;
   virtual StatsMap stats() = 0;
 };
 

@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "core/crc32c.hpp"
+#include "core/reference.hpp"
 #include "engine/group_runtime.hpp"
 
 namespace papilio::engine {
@@ -47,6 +48,33 @@ bool GroupRuntime::stageChunk(Seq seq, const Local& local, ChunkIndex chunk, Sta
   return true;
 }
 
+namespace {
+
+// Every rank can speak for itself only: of its table one row counts.
+Reference referenceOf(const std::byte* table, Rank rank) {
+  Reference out;
+  if (rank.value < kMaxReferences) {
+    std::memcpy(&out, table + rank.value * sizeof(Reference), sizeof(Reference));
+  }
+  return out;
+}
+bool refersToNonFinite(const Reference& reference) {
+  return (reference.flags & Reference::nonfinite) != 0;
+}
+
+}  // namespace
+
+void GroupRuntime::joinReferences(const ReduceSet& set, std::byte* out, bool* bad) {
+  ReferenceTable rows{};
+  for (std::size_t k = 0; k < set.ranks.size(); ++k) {
+    const Rank rank = set.ranks[k];
+    if (rank.value >= kMaxReferences) continue;
+    rows[rank.value] = referenceOf(set.inputs[k].data, rank);
+    if (bad != nullptr) *bad = *bad || refersToNonFinite(rows[rank.value]);
+  }
+  std::memcpy(out, rows.data(), sizeof(rows));
+}
+
 // Averages, once more without those who have a NaN or an infinity when they are a minority; who is
 // left is in `set`. Contributions are decoded on the way; this rank's own comes from its tensor,
 // with all its digits. The result is encoded once: everybody, this rank included, takes what it
@@ -54,7 +82,9 @@ bool GroupRuntime::stageChunk(Seq seq, const Local& local, ChunkIndex chunk, Sta
 void GroupRuntime::reduceInputs(const RoundShape& shape, std::uint64_t numel, ReduceSet& set,
                                 std::byte* out) {
   auto& inputs = set.inputs;
+  const bool refers = shape.codec == Codec::reference;
   const auto reduce = [&](bool* bad) {
+    if (refers) return joinReferences(set, out, bad);
     double weight_sum = 0;
     for (const double weight : set.weights) weight_sum += weight;
     reduceCoded(shape.codec, shape.dtype, inputs, numel, factorFor(shape, weight_sum), out, bad);
@@ -71,10 +101,10 @@ void GroupRuntime::reduceInputs(const RoundShape& shape, std::uint64_t numel, Re
   std::vector<std::size_t> bad;
   for (std::size_t k = 0; k < inputs.size(); ++k) {
     const auto& input = inputs[k];
-    if (input.coded ? codedNonFinite(shape.codec, shape.dtype, input.data, numel)
-                    : hasNonFinite(shape.dtype, input.data, numel)) {
-      bad.push_back(k);
-    }
+    const bool is_bad = refers        ? refersToNonFinite(referenceOf(input.data, set.ranks[k]))
+                        : input.coded ? codedNonFinite(shape.codec, shape.dtype, input.data, numel)
+                                      : hasNonFinite(shape.dtype, input.data, numel);
+    if (is_bad) bad.push_back(k);
   }
   // Only a minority is taken for damage; when most have it, the model itself diverged.
   const bool minority = of_host ? bad.size() < inputs.size() : bad.size() * 2 < inputs.size();

@@ -145,7 +145,9 @@ void GroupRuntime::perform(const effect::FillLocal& e) {
   std::byte* data = chunkData(local, e.chunk);
   const auto within = local.layout.range(e.chunk);
   const auto numel = within.size();
-  if (config_.options.fallback == Fallback::zero) {
+  if (local.shape.codec == Codec::reference) {
+    // The caller sees to it.
+  } else if (config_.options.fallback == Fallback::zero) {
     std::memset(data, 0, local.layout.bytes(e.chunk));
   } else if (!local.ranges.empty()) {
     makeWhole(local.ranges, local.shape, local.data, within.start, within.stop);

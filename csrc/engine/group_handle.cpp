@@ -223,6 +223,13 @@ std::optional<fault::Report> GroupHandle::report(Seq seq) {
   return *it;
 }
 
+void GroupHandle::correct(const fault::Report& report) {
+  std::lock_guard lock(shared_->mutex);
+  const auto it = std::find_if(shared_->reports.rbegin(), shared_->reports.rend(),
+                               [&](const auto& kept) { return kept.seq == report.seq; });
+  if (it != shared_->reports.rend()) *it = report;
+}
+
 StatsMap GroupHandle::stats() {
   return ask<StatsMap>([](EngineCore&, GroupRuntime& group) { return group.stats(); });
 }

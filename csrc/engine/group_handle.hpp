@@ -33,6 +33,7 @@ class GroupHandle final : public Group {
   void unban(Rank rank) override;
   std::vector<fault::Report> reports(std::size_t last) override;
   std::optional<fault::Report> report(Seq seq) override;
+  void correct(const fault::Report& report) override;
   StatsMap stats() override;
 
  private:

@@ -79,6 +79,7 @@ void GroupRuntime::beginAllreduce(Seq seq, const AllreduceRequest& request, Dura
   local.shape = request.shape;
   // Within a host nothing is rounded: shared memory is faster than any codec.
   local.shape.codec = config_.options.of_host ? Codec::raw : config_.options.codec;
+  if (request.by_reference) local.shape.codec = Codec::reference;
   local.schema = schemaOf(local.shape, config_.id, machine_.view());
   local.layout = layoutOf(local.shape, seq);
   local.issued = issued;

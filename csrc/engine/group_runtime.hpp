@@ -155,6 +155,7 @@ class GroupRuntime {
     std::vector<Rank> ranks;
   };
   void reduceInputs(const RoundShape& shape, std::uint64_t numel, ReduceSet& set, std::byte* out);
+  static void joinReferences(const ReduceSet& set, std::byte* out, bool* bad);
   Factor factorFor(const RoundShape& shape, double weight_sum) const;
   void release(Seq seq, ChunkIndex chunk, Rank owner);
 

@@ -18,8 +18,8 @@ namespace {
 namespace py = pybind11;
 
 Codec codecNamed(const std::string& wanted) {
-  for (std::uint8_t value = 0; value <= kCodecLast; ++value) {
-    if (wanted == name(static_cast<Codec>(value))) return static_cast<Codec>(value);
+  for (const Codec codec : {Codec::raw, Codec::bf16, Codec::fp16, Codec::int8}) {
+    if (wanted == name(codec)) return codec;
   }
   throw py::value_error("papilio: unknown codec " + wanted);
 }
@@ -269,6 +269,10 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     }
     const auto report = ours->report();
     return report ? py::object(toDict(*report)) : py::object(py::none());
+  });
+  // For a device that papilio was not built for, by a module that knows it.
+  m.def("register_device_memory", [](const std::string& device, const py::capsule& memory) {
+    registerDeviceMemory(c10::Device(device).type(), memory.get_pointer<device::DeviceMemory>());
   });
   m.def("deadlines",
         [](const Settings& settings) { return engine::describeDeadlines(settings.group); });

@@ -53,6 +53,7 @@ class TieredGroup final : public engine::Group {
   void unban(Rank rank) override;
   std::vector<fault::Report> reports(std::size_t last) override { return whole_->reports(last); }
   std::optional<fault::Report> report(Seq seq) override { return whole_->report(seq); }
+  void correct(const fault::Report& report) override { whole_->correct(report); }
   engine::StatsMap stats() override;
 
  private:

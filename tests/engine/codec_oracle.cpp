@@ -101,7 +101,8 @@ Bytes decoded(Codec codec, DType dtype, const std::byte* in, std::uint64_t numel
 double halfStep(Codec codec, double value, double largest) {
   const double size = std::abs(value);
   switch (codec) {
-    case Codec::raw: return 0;
+    case Codec::raw:
+    case Codec::reference: return 0;
     case Codec::bf16: return std::max(std::ldexp(size, -8), std::ldexp(1.0, -134));
     case Codec::fp16:
       return std::max({std::ldexp(size, -11), std::ldexp(largest, -39), std::ldexp(1.0, -149)});
