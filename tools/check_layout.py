@@ -25,10 +25,11 @@ ARROWS = {
     "ucx_transport": {"core", "ucx_transport"} | LANE_INTERFACES,
     "control": {"core", "control"} | LANE_INTERFACES,
     "shm_transport": {"core", "shm_transport"} | LANE_INTERFACES,
-    "process_group": {"core", "engine", "ucx_transport", "control", "shm_transport"}
-    | {"process_group"}
+    "device_lane": {"core", "device_lane", "shm_transport/sealed_memory.hpp"},
+    "process_group": {"core", "engine", "ucx_transport", "control", "shm_transport", "device_lane"}
+    | {"process_group", "cuda/cuda_memory.hpp"}
     | VALUES,
-    "cuda": {"core", "cuda"},
+    "cuda": {"core", "cuda", "device_lane/device_memory.hpp"},
 }
 # Libraries that belong to one room.
 OWNERS = {
