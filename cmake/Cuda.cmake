@@ -49,5 +49,6 @@ if(PAPILIO_CUDA)
     --keep --keep-dir=${CMAKE_BINARY_DIR}/ptx
     -Xptxas=--verbose,--warn-on-spills,--warn-on-local-memory-usage
     -Xcompiler=-Wall,-Wextra,-Wshadow,-Werror,-ffp-contract=off)
-  target_link_libraries(papilio_cuda PUBLIC papilio_cuda_twins CUDA::cudart_static)
+  target_link_libraries(papilio_cuda PUBLIC papilio_cuda_twins CUDA::cudart_static
+                        papilio_device_lane)
 endif()

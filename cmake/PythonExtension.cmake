@@ -38,7 +38,7 @@ target_include_directories(papilio_C SYSTEM PRIVATE
   "${PAPILIO_TORCH_FOLDER}/include" "${PAPILIO_TORCH_FOLDER}/include/torch/csrc/api/include"
   "${PAPILIO_PYTHON_INCLUDE}")
 target_link_libraries(papilio_C PRIVATE papilio_engine papilio_control papilio_ucx_transport
-  papilio_shm_transport
+  papilio_shm_transport papilio_device_lane
   papilio_fault papilio_core Threads::Threads papilio_ucx_libs
   "${PAPILIO_TORCH_FOLDER}/lib/libtorch_python.so" "${PAPILIO_TORCH_FOLDER}/lib/libtorch_cpu.so"
   "${PAPILIO_TORCH_FOLDER}/lib/libc10.so")
@@ -47,6 +47,7 @@ if(PAPILIO_CUDA)
   # All kernels, called or not, and the runtime within: no library of CUDA is needed to load this, no
   # driver either, and none of the runtime's names meets those of the one that torch brings along.
   target_link_libraries(papilio_C PRIVATE "$<LINK_LIBRARY:WHOLE_ARCHIVE,papilio_cuda>")
+  target_compile_definitions(papilio_C PRIVATE PAPILIO_CUDA)
   target_link_options(papilio_C PRIVATE -Wl,--exclude-libs,ALL)
 endif()
 target_precompile_headers(papilio_C PRIVATE "${CMAKE_SOURCE_DIR}/csrc/process_group/torch_headers.hpp")
@@ -58,12 +59,14 @@ if(NOT PAPILIO_WHEEL)
   set_target_properties(papilio_fake_device PROPERTIES
     PREFIX "" LIBRARY_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/tests"
     BUILD_RPATH "${PAPILIO_TORCH_FOLDER}/lib")
-  target_include_directories(papilio_fake_device PRIVATE "${CMAKE_SOURCE_DIR}/tests")
+  target_include_directories(papilio_fake_device PRIVATE "${CMAKE_SOURCE_DIR}/tests"
+    "${PAPILIO_INCLUDE_ROOT}/device_lane")
   target_include_directories(papilio_fake_device SYSTEM PRIVATE
     "${PAPILIO_TORCH_FOLDER}/include" "${PAPILIO_TORCH_FOLDER}/include/torch/csrc/api/include"
     "${PAPILIO_PYTHON_INCLUDE}")
   target_compile_definitions(papilio_fake_device PRIVATE USE_C10D=1 USE_DISTRIBUTED=1)
-  target_link_libraries(papilio_fake_device PRIVATE Threads::Threads
+  target_link_libraries(papilio_fake_device PRIVATE Threads::Threads papilio_cuda_twins
+    papilio_core
     "${PAPILIO_TORCH_FOLDER}/lib/libtorch_python.so" "${PAPILIO_TORCH_FOLDER}/lib/libtorch_cpu.so"
     "${PAPILIO_TORCH_FOLDER}/lib/libc10.so")
   target_link_options(papilio_fake_device PRIVATE -Wl,--allow-shlib-undefined)

@@ -5,6 +5,7 @@ import os
 import stat
 import tempfile
 
+import torch
 import torch.distributed as dist
 
 
@@ -21,16 +22,30 @@ def _meeting_folder() -> str:
     return path
 
 
+def _require_kernels() -> None:
+    """ValueError where there are GPUs, but no kernels for them in this build."""
+    from papilio import _built
+
+    if torch.cuda.is_available() and not _built.CUDA:
+        raise ValueError(
+            "papilio: Options.host_backend='papilio' averages on the GPUs with CUDA kernels, which"
+            " this build does not have; install the wheel with CUDA, or leave it empty on all ranks"
+        )
+
+
 def maker(settings: dict):
     """``make(name, key, rank, size)`` for the extension; None when the settings name no backend.
 
     The timeout that the backend gets is short, because its ranks meet in a thread that issues a
     collective, but longer than papilio waits for a sum: NCCL's own ends the process.
+    None also for ``"papilio"``, which is no backend of torch's: the extension does it itself.
 
-    Raises ValueError for a name that torch does not know.
+    Raises ValueError for a name that torch does not know, and for kernels that are not built in.
     """
     name = settings["host_backend"]
-    if not name:
+    if name == "papilio":
+        _require_kernels()
+    if name in ("", "papilio"):
         return None
     dist.Backend._ensure_backend_registered(name)
     known = dist.Backend._plugins

@@ -118,6 +118,7 @@ void BackendPapilio::abort() {
     for (const auto& group : {group_, forming_}) {
       if (group) group->abort("abort() was called");
     }
+    if (lanes_) lanes_->leave();
   }
   if (!run.wait(kHookLimit)) {
     TORCH_WARN("papilio: an abort hook still runs after ", kHookLimit.count(),
@@ -205,6 +206,7 @@ void BackendPapilio::shutdown() {
   {
     std::lock_guard lock(state_mutex_);
     if (group_) group_->leave();
+    if (lanes_) lanes_->leave();
     store = std::move(store_);
     queue = std::exchange(device_queue_, nullptr);
     process = std::move(process_);
@@ -286,16 +288,21 @@ BackendPapilio::WorkPtr BackendPapilio::submitAny(Issue issue, bool message, Mak
       std::rethrow_exception(makeException(unseen->context, unseen->seq, unseen->error));
     }
     if (!queue) queue = deviceQueue(device->type());
-    on_device = queue->begin(std::move(issue.staged), issue.keep, issue.host.get());
+    on_device = queue->begin(std::move(issue.staged), issue.keep, issue.host.get(),
+                             std::move(issue.by_reference));
   }
   const std::string title = std::string("papilio:") + issue.op;
   auto work = c10::make_intrusive<WorkPapilio>(std::move(context), issue.type, title.c_str(),
                                                message ? 0 : takeNumber(), std::move(issue.outputs),
                                                std::move(issue.keep), ledger_,
                                                effective(issue.timeout), timing_.load(), on_device);
-  auto start = [work, group, callbacks, on_device, make = std::move(make)] {
-    const Seq seq =
-        group->submit(make(on_device.get()), work->timeout(), work->completer(callbacks));
+  auto start = [work, group, callbacks, on_device, queue, make = std::move(make)] {
+    auto done = work->completer(callbacks);
+    if (on_device && on_device->lane() != nullptr) {
+      done = on_device->lane()->completer(group, std::move(done),
+                                          [on_device, queue] { queue->wake(); });
+    }
+    const Seq seq = group->submit(make(on_device.get()), work->timeout(), std::move(done));
     work->issued(group, seq);
   };
   if (on_device || (queue && !queue->idle())) {
@@ -331,7 +338,8 @@ BackendPapilio::WorkPtr BackendPapilio::submit(Issue issue, engine::AllreduceReq
                    " was restarted while the others went on, and ", issue.op,
                    " would average its own gradients only; call papilio.attach(model, optimizer) "
                    "before training, so that it can come back, or start the whole job again");
-  const auto withShare = [request](const DeviceOp* on_device) {
+  const auto withShare = [request](DeviceOp* on_device) {
+    if (on_device != nullptr && on_device->lane() != nullptr) return on_device->lane()->request();
     auto out = request;
     if (on_device != nullptr) out.share = on_device->share();
     return out;

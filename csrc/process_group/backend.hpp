@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "engine/engine.hpp"
+#include "process_group/device_lanes.hpp"
 #include "process_group/device_queue.hpp"
 #include "process_group/host_combiner.hpp"
 #include "process_group/options.hpp"
@@ -216,6 +217,7 @@ class BackendPapilio final : public c10d::Backend {
     Tensors keep;
     Staged staged;  // what the request points into, when that is not in `keep`
     std::shared_ptr<HostBackend> host = nullptr;  // adds up its one tensor on the device first
+    std::optional<LaneIssue> by_reference = std::nullopt;
   };
   // Called when the inputs are in host memory: here, or later on another thread.
   using MakeStrict = std::function<engine::StrictRequest(Ring ring)>;
@@ -243,6 +245,9 @@ class BackendPapilio final : public c10d::Backend {
   Tiers tiersFor(Process& process, const Meeting& met, engine::GroupConfig& whole) const;
   std::shared_ptr<HostBackend> hostBackendFor(const engine::GroupConfig& host,
                                               const std::vector<Rank>& members) const;
+  // Of a group whose members share one host, if they are to average tensors on devices there.
+  std::shared_ptr<DeviceLanes> lanesFor(const Meeting& met, int rank) const;
+  std::optional<LaneIssue> laneIssue(const at::Tensor& tensor, const RoundShape& shape) const;
   // Of a tensor on a device that is worth a sum within the host first; else null.
   std::shared_ptr<HostBackend> hostBackend(const Staged& staged, const RoundShape& shape) const;
   std::string describe(const Meeting& met, const std::map<Rank, std::string>& missing) const;
@@ -295,6 +300,7 @@ class BackendPapilio final : public c10d::Backend {
   std::shared_ptr<Process> process_;
   c10::intrusive_ptr<c10d::Store> store_;
   std::shared_ptr<engine::Group> group_;
+  std::shared_ptr<DeviceLanes> lanes_;         // may be null
   std::shared_ptr<DeviceQueue> device_queue_;  // from the first collective on a device on
   std::shared_ptr<engine::Group> forming_;     // of a reconfigure() under way
   Meeting met_;

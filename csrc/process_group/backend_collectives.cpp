@@ -46,15 +46,22 @@ BackendPapilio::WorkPtr BackendPapilio::allreduce(Tensors& tensors,
   shape.op = operation.op;
   shape.premul = operation.premul;
   Issue issue{"all_reduce", c10d::OpType::ALLREDUCE, opts.timeout, tensors, tensors, {}};
+  if (tolerant(shape) && !settings_.fingerprint.empty()) {
+    shape.fingerprint = hashBytes(settings_.fingerprint) | 1;
+  }
+  issue.by_reference = laneIssue(tensor, shape);
+  if (issue.by_reference) {
+    issue.staged.leaveOnDevice(tensor);
+    return submit(std::move(issue), engine::AllreduceRequest{});
+  }
   const at::Tensor host = issue.staged.inOut(tensor);
   if (!tolerant(shape)) {
     return submit(std::move(issue), [shape, buffer = bufferOf(host)](Ring ring) {
       return strictAllreduce(ring, shape, buffer);
     });
   }
-  if (!settings_.fingerprint.empty()) shape.fingerprint = hashBytes(settings_.fingerprint) | 1;
   issue.host = hostBackend(issue.staged, shape);
-  return submit(std::move(issue), engine::AllreduceRequest{host.data_ptr(), shape, false, {}});
+  return submit(std::move(issue), engine::AllreduceRequest{host.data_ptr(), shape});
 }
 
 BackendPapilio::WorkPtr BackendPapilio::broadcast(Tensors& tensors,

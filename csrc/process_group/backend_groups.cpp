@@ -86,6 +86,8 @@ void BackendPapilio::join(std::shared_ptr<engine::Group> group, Meeting met, int
   rank_ = rank;
   size_ = static_cast<int>(met.records.size());
   group_ = std::move(group);
+  if (lanes_) lanes_->leave();
+  lanes_ = lanesFor(met, rank);
   met_ = std::move(met);
   alone_ = met_.view == ViewNumber{0};
 }

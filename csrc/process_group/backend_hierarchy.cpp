@@ -4,6 +4,7 @@
 #include <sstream>
 
 #include "control/control_plane.hpp"
+#include "core/dtype.hpp"
 #include "core/hash.hpp"
 #include "process_group/backend.hpp"
 #include "process_group/engine_combiner.hpp"
@@ -12,6 +13,8 @@
 namespace papilio::pg {
 
 namespace {
+
+constexpr const char* kOwnLane = "papilio";  // Options.host_backend: not a backend of torch's
 
 // A number per rank; equal ones share a host. Who is not there has one of its own.
 std::vector<std::uint32_t> hostsOf(const Meeting& met) {
@@ -44,7 +47,10 @@ fault::GroupOptions hostOptions(const fault::GroupOptions& whole) {
 
 std::shared_ptr<HostBackend> BackendPapilio::hostBackendFor(
     const engine::GroupConfig& host, const std::vector<Rank>& members) const {
-  if (settings_.host_backend.empty() || !listeners_.make_host_backend) return nullptr;
+  if (settings_.host_backend.empty() || settings_.host_backend == kOwnLane ||
+      !listeners_.make_host_backend) {
+    return nullptr;
+  }
   std::uint64_t key = host.id.value;
   for (const auto& record : host.records) key = hashCombine(key, hashBytes(record));
   std::ostringstream name;  // of a place where the members meet
@@ -61,6 +67,44 @@ std::shared_ptr<HostBackend> BackendPapilio::hostBackendFor(
       [make = listeners_.make_host_backend, kind = settings_.host_backend, key = name.str(),
        rank = static_cast<int>(host.rank.value),
        size = static_cast<int>(host.size)] { return make(kind, key, rank, size); });
+}
+
+std::shared_ptr<DeviceLanes> BackendPapilio::lanesFor(const Meeting& met, int rank) const {
+  if (settings_.host_backend != kOwnLane || met.view == ViewNumber{0}) return nullptr;
+  const auto hosts = hostsOf(met);
+  for (std::uint32_t r = 0; r < hosts.size(); ++r) {
+    if (!met.absent.contains(Rank{r}) && hosts[r] != hosts[static_cast<std::size_t>(rank)]) {
+      return nullptr;
+    }
+  }
+  if (hosts.size() > kMaxReferences) return nullptr;
+  return std::make_shared<DeviceLanes>(
+      Rank{static_cast<std::uint32_t>(rank)}, settings_.group.weight,
+      std::chrono::duration_cast<Millis>(settings_.group.patience));
+}
+
+// By what all ranks know alike: they have to decide alike.
+std::optional<LaneIssue> BackendPapilio::laneIssue(const at::Tensor& tensor,
+                                                   const RoundShape& shape) const {
+  const auto bytes = shape.numel * elementSize(shape.dtype);
+  if (tensor.device().is_cpu() || !tolerant(shape) || !TieredGroup::worthwhile(shape) ||
+      bytes > LaneIssue::kMostBytes) {
+    return std::nullopt;
+  }
+  LaneIssue out;
+  std::shared_ptr<DeviceLanes> lanes;
+  {
+    std::lock_guard lock(state_mutex_);
+    lanes = lanes_;
+    out.me = Rank{static_cast<std::uint32_t>(rank_)};
+    out.size = static_cast<std::uint32_t>(size_);
+  }
+  if (!lanes) return std::nullopt;
+  out.lane = lanes->on(tensor.device());
+  out.tensor = tensor.detach();
+  out.shape = shape;
+  out.zero = settings_.group.fallback == fault::Fallback::zero;
+  return out;
 }
 
 std::shared_ptr<HostBackend> BackendPapilio::hostBackend(const Staged& staged,

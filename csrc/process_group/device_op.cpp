@@ -53,6 +53,22 @@ DeviceOp::DeviceOp(Staged staged, std::vector<at::Tensor> keep, c10::Stream stre
   if (!sum_) takeOwn();
 }
 
+DeviceOp::DeviceOp(Staged staged, std::vector<at::Tensor> keep, c10::Stream stream,
+                   c10::Stream lane_stream, LaneIssue by_reference)
+    : staged_(std::move(staged)),
+      keep_(std::move(keep)),
+      stream_(stream),
+      sum_stream_(lane_stream),
+      ready_(stream.device_type()),
+      done_(stream.device_type()) {
+  c10::Event issued(stream.device_type());
+  issued.record(currentStream(stream.device()));
+  issued.block(sum_stream_);
+  issued.block(stream_);
+  const c10::StreamGuard guard(sum_stream_);
+  lane_ = std::make_unique<LaneOp>(std::move(by_reference), sum_stream_);
+}
+
 DeviceOp::~DeviceOp() = default;
 
 std::vector<c10::Stream> DeviceOp::streams() const {
@@ -84,6 +100,7 @@ bool DeviceOp::takeSum() {
 }
 
 bool DeviceOp::ready() {
+  if (lane_) return lane_->ready();
   if (!in_host_ && !takeSum()) return false;
   if (!ready_.query()) return false;
   if (!sum_) return true;

@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "process_group/host_backend.hpp"
+#include "process_group/lane_op.hpp"
 #include "process_group/staged.hpp"
 
 namespace c10d::cuda {
@@ -34,6 +35,9 @@ namespace papilio::pg {
 // may be behind its gate by then:
 //
 //   caller's stream --event--> sum | when it is there --> copies to the host --ready-->
+//
+// By reference (lane_op.hpp) everything is on that second stream, and nothing but the gate and the
+// end on the other.
 class DeviceOp {
  public:
   // Enqueues the first part behind the caller's current stream. `keep`: lives as long as this.
@@ -41,6 +45,9 @@ class DeviceOp {
   // With a sum of its one tensor first, on `sum_stream`.
   DeviceOp(Staged staged, std::vector<at::Tensor> keep, c10::Stream stream, c10::Stream sum_stream,
            HostBackend& host);
+  // By reference: `staged` holds no tensor, nothing goes to the host.
+  DeviceOp(Staged staged, std::vector<at::Tensor> keep, c10::Stream stream, c10::Stream lane_stream,
+           LaneIssue by_reference);
   ~DeviceOp();
   DeviceOp(const DeviceOp&) = delete;
   DeviceOp& operator=(const DeviceOp&) = delete;
@@ -50,12 +57,14 @@ class DeviceOp {
   std::vector<c10::Stream> streams() const;
   std::uint64_t bytes() const { return staged_.bytes(); }
 
-  // The inputs are in host memory. For one thread.
+  // Null: it goes through host memory.
+  LaneOp* lane() const { return lane_.get(); }
+  // The inputs are in host memory, or where others can read them. For one thread.
   bool ready();
   // Then: whose data they are, if not the own ones. Nullopt: there was to be no sum.
   std::optional<fault::HostShare> share() const;
   // The outputs are in the memory of the device; nothing uses tensors or host memory any more.
-  bool done() const { return second_part_ && done_.query(); }
+  bool done() const { return second_part_ && done_.query() && (!lane_ || lane_->over()); }
   // What the current stream of the calling thread gets from now on begins after that.
   void follow();
   // The engine's thread: it ended well, host memory holds the result. Never waits.
@@ -71,7 +80,8 @@ class DeviceOp {
   const Staged staged_;
   const std::vector<at::Tensor> keep_;
   const c10::Stream stream_;
-  const c10::Stream sum_stream_;      // the same, if there is no sum
+  const c10::Stream sum_stream_;  // the same, if there is no sum and it is not by reference
+  std::unique_ptr<LaneOp> lane_;
   std::shared_ptr<HostSum> sum_;      // while it may be of use
   bool summed_ = false;               // there was to be one
   std::atomic<bool> in_host_{false};  // copies to host memory are enqueued

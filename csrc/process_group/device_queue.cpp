@@ -37,7 +37,8 @@ c10::Stream DeviceQueue::takeStream(c10::Device device) {
 }
 
 std::shared_ptr<DeviceOp> DeviceQueue::begin(Staged staged, std::vector<at::Tensor> keep,
-                                             HostBackend* host) {
+                                             HostBackend* host,
+                                             std::optional<LaneIssue> by_reference) {
   {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] {
@@ -47,9 +48,16 @@ std::shared_ptr<DeviceOp> DeviceQueue::begin(Staged staged, std::vector<at::Tens
   }
   const auto device = *staged.device();
   const auto stream = takeStream(device);
-  auto op = host == nullptr ? std::make_shared<DeviceOp>(std::move(staged), std::move(keep), stream)
-                            : std::make_shared<DeviceOp>(std::move(staged), std::move(keep), stream,
-                                                         takeStream(device), *host);
+  std::shared_ptr<DeviceOp> op;
+  if (by_reference) {
+    op = std::make_shared<DeviceOp>(std::move(staged), std::move(keep), stream, takeStream(device),
+                                    std::move(*by_reference));
+  } else if (host != nullptr) {
+    op = std::make_shared<DeviceOp>(std::move(staged), std::move(keep), stream, takeStream(device),
+                                    *host);
+  } else {
+    op = std::make_shared<DeviceOp>(std::move(staged), std::move(keep), stream);
+  }
   std::lock_guard lock(mutex_);
   flying_.push_back(op);
   pinned_ += op->bytes();
@@ -60,12 +68,13 @@ void DeviceQueue::add(std::shared_ptr<DeviceOp> op, Submit submit) {
   {
     std::lock_guard lock(mutex_);
     if (!stopping_) {
-      waiting_.push_back({std::move(op), std::move(submit)});
+      waiting_.push_back({op, std::move(submit)});
       added_.notify_one();
       return;
     }
   }
   submit();  // its group has ended: it fails, and opens the gate
+  if (op && op->lane() != nullptr) op->lane()->giveUp();
 }
 
 bool DeviceQueue::idle() const {
@@ -93,6 +102,24 @@ bool DeviceQueue::submitReady(std::unique_lock<std::mutex>& lock) {
   waiting_.pop_front();
   changed_.notify_all();
   return true;
+}
+
+// Of collectives by reference: what follows when the engine is through with them.
+bool DeviceQueue::advance(std::unique_lock<std::mutex>& lock) {
+  for (const auto& op : flying_) {
+    if (op->lane() != nullptr && !op->lane()->over()) by_reference_.push_back(op);
+  }
+  if (by_reference_.empty()) return false;
+  const bool give_up = forced();
+  lock.unlock();
+  bool moved = false;
+  for (const auto& op : by_reference_) {
+    if (give_up) op->lane()->giveUp();
+    moved = op->lane()->advance() || moved;
+  }
+  by_reference_.clear();
+  lock.lock();
+  return moved;
 }
 
 bool DeviceQueue::dropDone(std::unique_lock<std::mutex>& lock) {
@@ -127,7 +154,7 @@ void DeviceQueue::main() {
       added_.wait(lock);
       continue;
     }
-    const bool moved = submitReady(lock) | dropDone(lock);
+    const bool moved = submitReady(lock) | advance(lock) | dropDone(lock);
     if (moved) {
       pause = kShortest;
       continue;

@@ -31,9 +31,12 @@ class DeviceQueue {
 
   // Enqueues the collective on the device, behind the caller's current stream. Blocks while more
   // than kPinnedBudget of host memory is in use by others. `host` (may be null) adds up its one
-  // tensor first.
+  // tensor first; or it goes by reference.
   std::shared_ptr<DeviceOp> begin(Staged staged, std::vector<at::Tensor> keep,
-                                  HostBackend* host = nullptr);
+                                  HostBackend* host = nullptr,
+                                  std::optional<LaneIssue> by_reference = std::nullopt);
+  // Worth a look; any thread, never blocks.
+  void wake() { added_.notify_one(); }
   // Calls `submit` on the queue's thread, after those that were added before, when `op` (may be
   // null) is ready.
   void add(std::shared_ptr<DeviceOp> op, Submit submit);
@@ -56,6 +59,7 @@ class DeviceQueue {
 
   void main();
   bool submitReady(std::unique_lock<std::mutex>& lock);
+  bool advance(std::unique_lock<std::mutex>& lock);
   bool dropDone(std::unique_lock<std::mutex>& lock);
   bool forced() const;
   c10::Stream takeStream(c10::Device device);
@@ -66,6 +70,7 @@ class DeviceQueue {
   std::condition_variable changed_;
   std::deque<Waiting> waiting_;  // the first stays until it has been submitted
   std::vector<std::shared_ptr<DeviceOp>> flying_;
+  std::vector<std::shared_ptr<DeviceOp>> by_reference_;  // of advance(), kept for its memory
   std::map<c10::DeviceIndex, std::vector<c10::Stream>> idle_streams_;
   std::uint64_t pinned_ = 0;
   bool stopping_ = false;

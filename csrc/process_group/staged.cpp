@@ -46,6 +46,11 @@ at::Tensor Staged::add(const at::Tensor& tensor, bool in, bool out) {
   return pairs_.back().host;
 }
 
+void Staged::leaveOnDevice(const at::Tensor& tensor) {
+  requireNoCapture(tensor.device());
+  device_ = tensor.device();
+}
+
 Staged::Tensors Staged::in(const Tensors& tensors) {
   Tensors hosts;
   for (const auto& tensor : tensors) hosts.push_back(in(tensor));

@@ -28,6 +28,9 @@ class Staged {
   // No tensor, but it begins after what is in the current stream of that device.
   void follow(c10::Device device) { device_ = device; }
 
+  // A tensor that stays where it is. NotImplementedError as above.
+  void leaveOnDevice(const at::Tensor& tensor);
+
   // Nullopt: all of it is on the CPU.
   std::optional<c10::Device> device() const { return device_; }
   std::uint64_t bytes() const;

@@ -83,13 +83,14 @@ bool WorkPapilio::untold() const {
 bool WorkPapilio::complete(const engine::Completion& completion,
                            c10::intrusive_ptr<WorkPapilio>& self) {
   ledger_->ended(entry_, completion.error);
-  if (device_ && !completion.error) device_->ended();
   // Under the lock to the end: a thread in wait() may drop the last reference as soon as it can.
   std::lock_guard lock(mutex_);
   finished_ = WorkLedger::Clock::now();
   completion_ = completion;
   seq_ = completion.seq;
   completed_ = true;
+  // Whoever sees the result finds its report.
+  if (device_ && !completion.error) device_->ended();
   const bool left = waiting_ > 0 && untold();
   if (left) unpublished_ = std::move(self);
   cv_.notify_all();

@@ -22,6 +22,11 @@ _module.is_initialized = lambda: True
 _module.synchronize = papilio_fake_device.synchronize
 torch._register_device_module("fake", _module)
 
+# What Options.host_backend="papilio" needs of a device.
+from papilio import _native  # noqa: E402
+
+_native.load().register_device_memory("fake:0", papilio_fake_device.device_memory())
+
 NAME = "fake"
 hold = papilio_fake_device.hold
 fill_later = papilio_fake_device.fill_later
@@ -42,6 +47,7 @@ def _stand_in(options, _):
 dist.Backend.register_backend("stand-in", _stand_in, extended_api=True, devices=["fake"])
 HOST_BACKEND = "stand-in"
 sums = papilio_fake_device.sums
+signal_at_average = papilio_fake_device.signal_at_average
 
 
 class Stream:

@@ -16,6 +16,7 @@
 
 #include <string>
 
+#include "process_group/fake_device/slabs.hpp"
 #include "process_group/fake_device/stand_in.hpp"
 #include "process_group/fake_device/streams.hpp"
 
@@ -75,6 +76,9 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   }
   void synchronizeStream(const c10::Stream& stream) const override {
     Device::instance().synchronizeStream(stream.id());
+  }
+  void* getStreamNativeHandle(const c10::Stream stream) const override {
+    return reinterpret_cast<void*>(static_cast<std::intptr_t>(stream.id()));
   }
   bool isStreamCapturing(const c10::Stream&) const override { return Device::instance().capturing; }
 };
@@ -256,6 +260,8 @@ PYBIND11_MODULE(papilio_fake_device, m) {
   py::class_<StandIn, c10::intrusive_ptr<StandIn>, c10d::Backend>(m, "StandIn")
       .def(py::init<c10::intrusive_ptr<c10d::Backend>>());
   m.def("sums", &StandIn::sums);
+  m.def("signal_at_average", &signalAtAverage);
+  m.def("device_memory", [] { return py::capsule(&deviceMemory(), "papilio.DeviceMemory"); });
   m.def("hold", [] { return Device::instance().hold(Device::instance().current()); });
   m.def("fill_later", &fillLater);
   m.def("read_later", &readLater);

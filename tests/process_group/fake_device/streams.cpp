@@ -167,6 +167,11 @@ void* Device::allocate(std::size_t bytes, bool pinned) {
   return data;
 }
 
+void Device::adopt(void* data, std::size_t bytes) {
+  std::lock_guard lock(mutex_);
+  memory_.allocated(data, bytes);
+}
+
 void Device::release(void* data) {
   std::lock_guard lock(mutex_);
   const Block block = blocks_[data];

@@ -61,6 +61,8 @@ class Device {
   // allocator: its release comes after what is enqueued there.
   void* allocate(std::size_t bytes, bool pinned);
   void release(void* data);
+  // Memory from elsewhere that belongs to the device for good.
+  void adopt(void* data, std::size_t bytes);
   bool pinned(const void* data);
 
   // What the program did that works here by luck only.
