@@ -288,8 +288,8 @@ BackendPapilio::WorkPtr BackendPapilio::submitAny(Issue issue, bool message, Mak
       std::rethrow_exception(makeException(unseen->context, unseen->seq, unseen->error));
     }
     if (!queue) queue = deviceQueue(device->type());
-    on_device = queue->begin(std::move(issue.staged), issue.keep, issue.host.get(),
-                             std::move(issue.by_reference));
+    on_device =
+        queue->begin(std::move(issue.staged), issue.keep, issue.sum, std::move(issue.by_reference));
   }
   const std::string title = std::string("papilio:") + issue.op;
   auto work = c10::make_intrusive<WorkPapilio>(std::move(context), issue.type, title.c_str(),

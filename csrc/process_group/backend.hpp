@@ -216,7 +216,7 @@ class BackendPapilio final : public c10d::Backend {
     Tensors outputs;
     Tensors keep;
     Staged staged;  // what the request points into, when that is not in `keep`
-    std::shared_ptr<HostBackend> host = nullptr;  // adds up its one tensor on the device first
+    std::optional<SumIssue> sum = std::nullopt;
     std::optional<LaneIssue> by_reference = std::nullopt;
   };
   // Called when the inputs are in host memory: here, or later on another thread.
@@ -240,16 +240,17 @@ class BackendPapilio final : public c10d::Backend {
   // Of the members of this host, if some share one and others do not; backend_hierarchy.cpp.
   struct Tiers {
     std::unique_ptr<HostCombiner> host;  // null: there is one level
-    std::shared_ptr<HostBackend> device;
+    std::shared_ptr<HostSums> device;
   };
   Tiers tiersFor(Process& process, const Meeting& met, engine::GroupConfig& whole) const;
-  std::shared_ptr<HostBackend> hostBackendFor(const engine::GroupConfig& host,
-                                              const std::vector<Rank>& members) const;
+  std::shared_ptr<HostSums> hostBackendFor(const engine::GroupConfig& host,
+                                           const std::vector<Rank>& members) const;
   // Of a group whose members share one host, if they are to average tensors on devices there.
   std::shared_ptr<DeviceLanes> lanesFor(const Meeting& met, int rank) const;
+  std::shared_ptr<DeviceLanes> lanesOf(Rank me) const;
   std::optional<LaneIssue> laneIssue(const at::Tensor& tensor, const RoundShape& shape) const;
-  // Of a tensor on a device that is worth a sum within the host first; else null.
-  std::shared_ptr<HostBackend> hostBackend(const Staged& staged, const RoundShape& shape) const;
+  // Of a tensor on a device that is worth a sum within the host first.
+  std::optional<SumIssue> sumIssue(const Staged& staged, const RoundShape& shape) const;
   std::string describe(const Meeting& met, const std::map<Rank, std::string>& missing) const;
   void enter(Meeting met);  // open() and wait; throws DistBackendError naming who is missing
   void join(std::shared_ptr<engine::Group> group, Meeting met, int rank);

@@ -60,7 +60,7 @@ BackendPapilio::WorkPtr BackendPapilio::allreduce(Tensors& tensors,
       return strictAllreduce(ring, shape, buffer);
     });
   }
-  issue.host = hostBackend(issue.staged, shape);
+  issue.sum = sumIssue(issue.staged, shape);
   return submit(std::move(issue), engine::AllreduceRequest{host.data_ptr(), shape});
 }
 

@@ -8,6 +8,8 @@
 #include "core/hash.hpp"
 #include "process_group/backend.hpp"
 #include "process_group/engine_combiner.hpp"
+#include "process_group/host_backend.hpp"
+#include "process_group/lane_sums.hpp"
 #include "process_group/tiered_group.hpp"
 
 namespace papilio::pg {
@@ -45,8 +47,8 @@ fault::GroupOptions hostOptions(const fault::GroupOptions& whole) {
 
 }  // namespace
 
-std::shared_ptr<HostBackend> BackendPapilio::hostBackendFor(
-    const engine::GroupConfig& host, const std::vector<Rank>& members) const {
+std::shared_ptr<HostSums> BackendPapilio::hostBackendFor(const engine::GroupConfig& host,
+                                                         const std::vector<Rank>& members) const {
   if (settings_.host_backend.empty() || settings_.host_backend == kOwnLane ||
       !listeners_.make_host_backend) {
     return nullptr;
@@ -78,9 +80,12 @@ std::shared_ptr<DeviceLanes> BackendPapilio::lanesFor(const Meeting& met, int ra
     }
   }
   if (hosts.size() > kMaxReferences) return nullptr;
+  return lanesOf(Rank{static_cast<std::uint32_t>(rank)});
+}
+
+std::shared_ptr<DeviceLanes> BackendPapilio::lanesOf(Rank me) const {
   return std::make_shared<DeviceLanes>(
-      Rank{static_cast<std::uint32_t>(rank)}, settings_.group.weight,
-      std::chrono::duration_cast<Millis>(settings_.group.patience));
+      me, settings_.group.weight, std::chrono::duration_cast<Millis>(settings_.group.patience));
 }
 
 // By what all ranks know alike: they have to decide alike.
@@ -107,12 +112,15 @@ std::optional<LaneIssue> BackendPapilio::laneIssue(const at::Tensor& tensor,
   return out;
 }
 
-std::shared_ptr<HostBackend> BackendPapilio::hostBackend(const Staged& staged,
-                                                         const RoundShape& shape) const {
-  if (!staged.device() || !TieredGroup::worthwhile(shape)) return nullptr;
+std::optional<SumIssue> BackendPapilio::sumIssue(const Staged& staged,
+                                                 const RoundShape& shape) const {
+  const auto bytes = shape.numel * elementSize(shape.dtype);
+  if (!staged.device() || !TieredGroup::worthwhile(shape)) return std::nullopt;
   std::lock_guard lock(state_mutex_);
   const auto* tiers = dynamic_cast<const TieredGroup*>(group_.get());
-  return tiers != nullptr ? tiers->onDevice() : nullptr;
+  if (tiers == nullptr || !tiers->onDevice()) return std::nullopt;
+  if (settings_.host_backend == kOwnLane && bytes > LaneIssue::kMostBytes) return std::nullopt;
+  return SumIssue{tiers->onDevice(), shape};
 }
 
 BackendPapilio::Tiers BackendPapilio::tiersFor(Process& process, const Meeting& met,
@@ -145,8 +153,12 @@ BackendPapilio::Tiers BackendPapilio::tiersFor(Process& process, const Meeting& 
   config.options = hostOptions(whole.options);
   config.report_history = 1;
   auto device = hostBackendFor(config, members);
-  return {std::make_unique<EngineCombiner>(process.engine().createGroup(std::move(config)),
-                                           std::move(members)),
+  const auto me = config.rank;
+  auto group = process.engine().createGroup(std::move(config));
+  if (settings_.host_backend == kOwnLane && members.size() <= kMaxReferences) {
+    device = std::make_shared<LaneSums>(group, members, lanesOf(me));
+  }
+  return {std::make_unique<EngineCombiner>(std::move(group), std::move(members)),
           std::move(device)};
 }
 

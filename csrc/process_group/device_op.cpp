@@ -34,7 +34,7 @@ DeviceOp::DeviceOp(Staged staged, std::vector<at::Tensor> keep, c10::Stream stre
 }
 
 DeviceOp::DeviceOp(Staged staged, std::vector<at::Tensor> keep, c10::Stream stream,
-                   c10::Stream sum_stream, HostBackend& host)
+                   c10::Stream sum_stream, const SumIssue& sum)
     : staged_(std::move(staged)),
       keep_(std::move(keep)),
       stream_(stream),
@@ -48,7 +48,7 @@ DeviceOp::DeviceOp(Staged staged, std::vector<at::Tensor> keep, c10::Stream stre
   issued.block(stream_);
   {
     const c10::StreamGuard guard(sum_stream_);
-    sum_ = host.begin(staged_.onDevice());
+    sum_ = sum.sums->begin(staged_.onDevice(), sum.shape);
   }
   if (!sum_) takeOwn();
 }
@@ -104,10 +104,11 @@ bool DeviceOp::ready() {
   if (!in_host_ && !takeSum()) return false;
   if (!ready_.query()) return false;
   if (!sum_) return true;
-  if (sum_->share().combined()) {
-    sum_->settle();
-    return true;
+  {
+    const c10::StreamGuard guard(sum_stream_);
+    if (!sum_->arrived()) return false;
   }
+  if (sum_->share().combined()) return true;
   sum_.reset();
   takeOwn();
   return false;

@@ -20,7 +20,7 @@
 #include <optional>
 #include <vector>
 
-#include "process_group/host_backend.hpp"
+#include "process_group/host_sum.hpp"
 #include "process_group/lane_op.hpp"
 #include "process_group/staged.hpp"
 
@@ -30,7 +30,13 @@ class StreamBlock;
 
 namespace papilio::pg {
 
-// When the ranks of a host add up their tensors on the device first (host_backend.hpp), the first
+// What adds up a collective's one tensor first.
+struct SumIssue {
+  std::shared_ptr<HostSums> sums;
+  RoundShape shape;
+};
+
+// When the ranks of a host add up their tensors on the device first (host_sum.hpp), the first
 // part is the sum, on a second stream, because the copies of it follow late, and the other stream
 // may be behind its gate by then:
 //
@@ -44,7 +50,7 @@ class DeviceOp {
   DeviceOp(Staged staged, std::vector<at::Tensor> keep, c10::Stream stream);
   // With a sum of its one tensor first, on `sum_stream`.
   DeviceOp(Staged staged, std::vector<at::Tensor> keep, c10::Stream stream, c10::Stream sum_stream,
-           HostBackend& host);
+           const SumIssue& sum);
   // By reference: `staged` holds no tensor, nothing goes to the host.
   DeviceOp(Staged staged, std::vector<at::Tensor> keep, c10::Stream stream, c10::Stream lane_stream,
            LaneIssue by_reference);

@@ -37,7 +37,7 @@ c10::Stream DeviceQueue::takeStream(c10::Device device) {
 }
 
 std::shared_ptr<DeviceOp> DeviceQueue::begin(Staged staged, std::vector<at::Tensor> keep,
-                                             HostBackend* host,
+                                             const std::optional<SumIssue>& sum,
                                              std::optional<LaneIssue> by_reference) {
   {
     std::unique_lock lock(mutex_);
@@ -52,9 +52,9 @@ std::shared_ptr<DeviceOp> DeviceQueue::begin(Staged staged, std::vector<at::Tens
   if (by_reference) {
     op = std::make_shared<DeviceOp>(std::move(staged), std::move(keep), stream, takeStream(device),
                                     std::move(*by_reference));
-  } else if (host != nullptr) {
+  } else if (sum) {
     op = std::make_shared<DeviceOp>(std::move(staged), std::move(keep), stream, takeStream(device),
-                                    *host);
+                                    *sum);
   } else {
     op = std::make_shared<DeviceOp>(std::move(staged), std::move(keep), stream);
   }

@@ -30,10 +30,10 @@ class DeviceQueue {
   ~DeviceQueue() = default;
 
   // Enqueues the collective on the device, behind the caller's current stream. Blocks while more
-  // than kPinnedBudget of host memory is in use by others. `host` (may be null) adds up its one
-  // tensor first; or it goes by reference.
+  // than kPinnedBudget of host memory is in use by others. Its one tensor may be added up first, or
+  // go by reference.
   std::shared_ptr<DeviceOp> begin(Staged staged, std::vector<at::Tensor> keep,
-                                  HostBackend* host = nullptr,
+                                  const std::optional<SumIssue>& sum = std::nullopt,
                                   std::optional<LaneIssue> by_reference = std::nullopt);
   // Worth a look; any thread, never blocks.
   void wake() { added_.notify_one(); }

@@ -15,6 +15,8 @@ ContributorSet translated(const ContributorSet& own, const std::vector<Rank>& me
   return out;
 }
 
+}  // namespace
+
 // An error in the middle leaves every range explained; one before that leaves the tensor as it was.
 fault::HostShare shareOf(const engine::Completion& done, const std::vector<Rank>& members) {
   fault::HostShare out;
@@ -28,8 +30,6 @@ fault::HostShare shareOf(const engine::Completion& done, const std::vector<Rank>
   }
   return out;
 }
-
-}  // namespace
 
 EngineCombiner::EngineCombiner(std::shared_ptr<engine::Group> group, std::vector<Rank> members)
     : group_(std::move(group)), members_(std::move(members)) {}

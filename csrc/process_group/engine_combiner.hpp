@@ -12,11 +12,15 @@
 
 namespace papilio::pg {
 
+// What a round of `members`' own, by their rank in it, has combined.
+fault::HostShare shareOf(const engine::Completion& done, const std::vector<Rank>& members);
+
 class EngineCombiner final : public HostCombiner {
  public:
   // `members`: ranks of the whole group, by their rank in `group`.
   EngineCombiner(std::shared_ptr<engine::Group> group, std::vector<Rank> members);
 
+  const std::shared_ptr<engine::Group>& group() const { return group_; }
   void combine(Seq seq, const engine::AllreduceRequest& request, std::optional<Duration> timeout,
                Then then) override;
   void cancel(Seq seq, const std::string& why) override;

@@ -37,11 +37,11 @@ HostBackend::Inner HostBackend::inner() {
   return inner_;
 }
 
-std::shared_ptr<HostSum> HostBackend::begin(const at::Tensor& tensor) {
+std::shared_ptr<HostSum> HostBackend::begin(const at::Tensor& tensor, const RoundShape&) {
   try {
     const Inner backend = inner();
     if (!backend) return nullptr;
-    std::shared_ptr<HostSum> sum(new HostSum(shared_from_this(), tensor));
+    std::shared_ptr<BackendSum> sum(new BackendSum(shared_from_this(), tensor));
     std::vector<at::Tensor> tensors{sum->sums_};
     sum->work_ = backend->allreduce(tensors);
     return sum;
@@ -89,7 +89,7 @@ void HostBackend::end(std::vector<at::Tensor> keep, c10::intrusive_ptr<c10d::Wor
   }).detach();
 }
 
-HostSum::HostSum(std::shared_ptr<HostBackend> backend, const at::Tensor& tensor)
+BackendSum::BackendSum(std::shared_ptr<HostBackend> backend, const at::Tensor& tensor)
     : backend_(std::move(backend)),
       dtype_(dtypeOf(tensor)),
       numel_(tensor.numel()),
@@ -114,13 +114,13 @@ HostSum::HostSum(std::shared_ptr<HostBackend> backend, const at::Tensor& tensor)
   prepared_.record(guard.getStream(tensor.device()));
 }
 
-HostSum::State HostSum::fail(const std::string& why) {
+BackendSum::State BackendSum::fail(const std::string& why) {
   backend_->fail(why);
   backend_->end({sums_}, std::move(work_));
   return State::failed;
 }
 
-HostSum::State HostSum::look() {
+BackendSum::State BackendSum::look() {
   try {
     if (!work_) return State::failed;
     if (!backend_->outOfOrder().empty()) return fail("");
@@ -140,7 +140,7 @@ HostSum::State HostSum::look() {
 
 // Copies and no kernel: a kernel's first launch loads it, which may wait for a stream that is held
 // until this collective ends.
-void HostSum::enqueueCopies(const at::Tensor& host) {
+void BackendSum::enqueueCopies(const at::Tensor& host) {
   const at::NoGradGuard no_grad;
   work_->wait();  // it is over: orders streams, for a backend that has one of its own
   const auto onHost = [](const at::Tensor& like) {
@@ -158,7 +158,7 @@ void HostSum::enqueueCopies(const at::Tensor& host) {
   tail_.copy_(tail, /*non_blocking=*/true);
 }
 
-bool HostSum::copyTo(const at::Tensor& host) {
+bool BackendSum::copyTo(const at::Tensor& host) {
   try {
     enqueueCopies(host);
     return true;
@@ -168,14 +168,15 @@ bool HostSum::copyTo(const at::Tensor& host) {
   }
 }
 
-void HostSum::settle() {
-  if (!mean_of_.defined()) return;
+bool BackendSum::arrived() {
+  if (!mean_of_.defined() || !share().combined()) return true;
   const at::NoGradGuard no_grad;
   const double weight = tail_.narrow(0, 0, tail_.numel() / 2).clamp_min(0.0).sum().item<double>();
   mean_of_.copy_(values_.div_(std::max(weight, kLeastWeight)));
+  return true;
 }
 
-fault::HostShare HostSum::share() const {
+fault::HostShare BackendSum::share() const {
   fault::HostShare out;
   fault::ReportChunk all;
   all.stop = static_cast<std::uint64_t>(numel_);

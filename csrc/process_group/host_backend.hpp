@@ -1,7 +1,6 @@
-// Level 0 on a device (docs/adr/0012): another c10d backend, NCCL for one, adds up the tensors of
-// the ranks of this host before the sum goes to host memory. That backend may be strict, so it is
-// never waited for without a limit; when it fails, its sum is left alone and the ranks of this host
-// take part with their own data, now and until the next view.
+// Sums of a host's tensors on devices by another c10d backend, NCCL for one (docs/adr/0012). It may
+// be strict, so it is never waited for without a limit; when it fails, its sum is left alone and
+// the ranks of this host take part with their own data, now and until the next view.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -17,12 +16,13 @@
 #include <vector>
 
 #include "engine/engine.hpp"
+#include "process_group/host_sum.hpp"
 
 namespace papilio::pg {
 
-class HostSum;
+class BackendSum;
 
-class HostBackend : public std::enable_shared_from_this<HostBackend> {
+class HostBackend final : public HostSums, public std::enable_shared_from_this<HostBackend> {
  public:
   using Inner = c10::intrusive_ptr<c10d::Backend>;
   // Makes the backend, at the first tensor. May take the interpreter lock, and may throw.
@@ -38,19 +38,17 @@ class HostBackend : public std::enable_shared_from_this<HostBackend> {
   };
   HostBackend(Config config, Make make);
 
-  // Issues the sum of `tensor` over the members, behind what is in the current stream of its
-  // device. Ranks call it in the same order. `tensor` is read by that stream only. Null: the
-  // backend is out of order. The thread that calls may be made to wait by a backend that does so.
-  std::shared_ptr<HostSum> begin(const at::Tensor& tensor);
+  // Null: the backend is out of order.
+  std::shared_ptr<HostSum> begin(const at::Tensor& tensor, const RoundShape& shape) override;
   // From now on there are no sums; those under way fail. Why it is out of order is logged once.
   void fail(const std::string& why);
-  void leave();
+  void leave() override;
   std::string outOfOrder() const;
 
   const Config& config() const { return config_; }
 
  private:
-  friend class HostSum;
+  friend class BackendSum;
   Inner inner();
   // Ends what the backend still does, in the background; `keep` lives until that is over.
   void end(std::vector<at::Tensor> keep, c10::intrusive_ptr<c10d::Work> work);
@@ -62,24 +60,19 @@ class HostBackend : public std::enable_shared_from_this<HostBackend> {
   std::string broken_;
 };
 
-// One sum. Except for share(), everything is for one thread at a time; nothing here waits for a
-// device or another rank.
-class HostSum {
+class BackendSum final : public HostSum {
  public:
-  enum class State : std::uint8_t { running, there, failed };
-  State look();
-  // After `there`: enqueues what brings the sum to `host` (pinned) on the current stream. False:
-  // that could not be done, the sum has failed.
-  bool copyTo(const at::Tensor& host);
-  // When that has been done: the mean of 16-bit tensors, on the host.
-  void settle();
-  // Then. Empty: `host` is of no use, because no rank of this host has finite numbers, or one of
-  // them trains another model: the round with the own data finds out which.
-  fault::HostShare share() const;
+  State look() override;
+  bool copyTo(const at::Tensor& host) override;
+  // Makes the mean of 16-bit tensors, on the host.
+  bool arrived() override;
+  // Empty: no rank of this host has finite numbers, or one of them trains another model: the round
+  // with the own data finds out which.
+  fault::HostShare share() const override;
 
  private:
   friend class HostBackend;
-  HostSum(std::shared_ptr<HostBackend> backend, const at::Tensor& tensor);
+  BackendSum(std::shared_ptr<HostBackend> backend, const at::Tensor& tensor);
   State fail(const std::string& why);
   void enqueueCopies(const at::Tensor& host);
 

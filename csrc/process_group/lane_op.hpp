@@ -28,8 +28,8 @@ struct LaneIssue {
   std::uint32_t size = 1;  // of the group
   bool zero = false;       // what stands where there is no average: zeros, not the own elements
 
-  // Elements whose value does not fit into a few rounds' memory go through the host.
-  static constexpr std::uint64_t kMostBytes = 1ULL << 30;
+  // Larger ones go through the host: they would take several times as much memory of the device.
+  static constexpr std::uint64_t kMostBytes = 256ULL << 20;
 };
 
 class LaneOp {

@@ -7,8 +7,8 @@
 
 #include "core/layout.hpp"
 #include "engine/engine.hpp"
-#include "process_group/host_backend.hpp"
 #include "process_group/host_combiner.hpp"
+#include "process_group/host_sum.hpp"
 
 namespace papilio::pg {
 
@@ -16,10 +16,10 @@ class TieredGroup final : public engine::Group {
  public:
   // `device`: what combines tensors on a device before they are submitted; may be null.
   TieredGroup(std::shared_ptr<engine::Group> whole, std::unique_ptr<HostCombiner> host,
-              std::shared_ptr<HostBackend> device)
+              std::shared_ptr<HostSums> device)
       : whole_(std::move(whole)), host_(std::move(host)), device_(std::move(device)) {}
 
-  const std::shared_ptr<HostBackend>& onDevice() const { return device_; }
+  const std::shared_ptr<HostSums>& onDevice() const { return device_; }
   static bool worthwhile(const RoundShape& shape);
 
   std::map<Rank, std::string> waitReady(Duration limit) override {
@@ -62,7 +62,7 @@ class TieredGroup final : public engine::Group {
 
   const std::shared_ptr<engine::Group> whole_;
   const std::unique_ptr<HostCombiner> host_;
-  const std::shared_ptr<HostBackend> device_;
+  const std::shared_ptr<HostSums> device_;
   std::mutex order_;  // both number a collective in the same order
 };
 

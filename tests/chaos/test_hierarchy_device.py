@@ -20,7 +20,7 @@ import device_under_test as dev
 dist.init_process_group(
     f"cpu:papilio,{dev.NAME}:papilio",
     timeout=timedelta(seconds=30),
-    pg_options=papilio.Options(hierarchy="host", host_backend=dev.HOST_BACKEND, %s),
+    pg_options=papilio.Options(hierarchy="host", host_backend=%s, %s),
 )
 """
 
@@ -57,9 +57,9 @@ def net(request):
 
 
 class Devices(Hosts):
-    def __init__(self, net, options="patience=2.0"):
+    def __init__(self, net, options="patience=2.0", backend="dev.HOST_BACKEND"):
         super().__init__(net, "host", init=False)
-        self._begin = INIT % options
+        self._begin = INIT % (backend, options)
 
     def __enter__(self):
         self.run(self._begin)

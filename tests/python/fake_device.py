@@ -47,6 +47,7 @@ def _stand_in(options, _):
 dist.Backend.register_backend("stand-in", _stand_in, extended_api=True, devices=["fake"])
 HOST_BACKEND = "stand-in"
 sums = papilio_fake_device.sums
+averages = papilio_fake_device.averages
 signal_at_average = papilio_fake_device.signal_at_average
 
 

@@ -10,7 +10,7 @@ import signal
 import time
 
 import pytest
-from cluster import Cluster
+from cluster import Cluster, Rank, wait_until
 
 LIMIT = 60
 DEVICE = os.environ.get("DEVICE_UNDER_TEST", "fake")
@@ -54,11 +54,20 @@ class Lanes(Cluster):
         self.run(self._begin)
         return self
 
+    def begin_again(self, rank: int) -> None:
+        """A new process in the place of one that has ended, which comes back into the group."""
+        self.ranks[rank].end()
+        self.ranks[rank] = Rank(rank, self._environments[rank] | {"PAPILIO_REJOIN": "1"})
+        self.ranks[rank].run(self._begin)
+
     def reduced(self, call: str, ranks=None) -> list:
         answers = self.run(NAMES + f"result = reduced({call})", ranks=ranks, timeout=LIMIT)
         for answer in answers:
             assert answer["wrong"] == 0, answer
         return answers
+
+    def averages(self) -> list:
+        return self.run("import device_under_test as dev; result = dev.averages()")
 
     def require_order(self, ranks=None):
         for races in self.run("import device_under_test as dev; result = dev.races()", ranks):
@@ -89,7 +98,10 @@ def test_averages_are_exact(n):
                 require_whole(ranks.reduced(f"{(salt := salt + 1)}, {numel}, op='{op}'"))
         for dtype in ("float64", "bfloat16", "float16"):
             require_whole(ranks.reduced(f"{(salt := salt + 1)}, 200_001, 'avg', '{dtype}'"))
+        before = ranks.averages()
+        assert min(before) > 0
         require_whole(ranks.reduced(f"{(salt := salt + 1)}, 1000"))  # goes through the host
+        assert ranks.averages() == before
         ranks.require_order()
 
 
@@ -257,3 +269,87 @@ result = time.monotonic() - begin
         ranks[1].signal(signal.SIGSTOP)
         assert ranks[0].run(NAMES + text, timeout=LIMIT) < 5.0
         ranks[1].signal(signal.SIGCONT)
+
+
+# A gradient that is the same on all ranks, so that sums are exact, and large enough for the lane.
+TRAIN = """
+store = dist.distributed_c10d._get_default_store()._underlying_non_prefix_store
+model = torch.nn.Linear(20_000, 1, bias=False).to(dev.NAME)
+with torch.no_grad(): model.weight.zero_()
+optimizer = torch.optim.SGD(model.parameters(), lr=1.0, foreach=False)
+job = papilio.attach(model, optimizer)
+while not (store.check(["stop"]) and job.step >= int(store.get("stop"))):
+    gradient = torch.full((20_000,), float(job.step % 7 + 6)).to(dev.NAME)
+    dist.all_reduce(gradient, dist.ReduceOp.AVG)
+    model.weight.grad = gradient.view(1, -1)
+    optimizer.step()
+    store.set(f"at/{rank}", f"{job.step} {int(job.joined)}")
+result = [job.step, model.weight.detach().cpu().unique().tolist()]
+"""
+
+
+def test_killed_ranks_come_back():
+    """Rank 2, then rank 0: every view has lanes of its own."""
+    with Lanes(3) as ranks:
+
+        def at(rank):
+            key = f"at/{rank}"
+            known = ranks.store.check([key])
+            return [int(x) for x in ranks.store.get(key).split()] if known else [0, 0]
+
+        def kill_and_restart(victim):
+            other = (victim + 1) % 3
+            before = at(other)[0]
+            wait_until(lambda: at(other)[0] >= before + 5, what="five steps")
+            ranks[victim].kill()
+            ranks.store.delete_key(f"at/{victim}")
+            ranks.begin_again(victim)
+            ranks[victim].send("collective", source=NAMES + TRAIN)
+            wait_until(lambda: at(victim)[1], 60, "it joined")
+
+        for rank in ranks:
+            rank.send("collective", source=NAMES + TRAIN)
+        kill_and_restart(2)
+        kill_and_restart(0)
+        last = max(at(rank)[0] for rank in range(3)) + 20
+        ranks.store.set("stop", str(last))
+        answers = [rank.receive() for rank in ranks]
+        for answer in answers:
+            assert answer["ok"], answer["trace"]
+        wanted = -float(sum(step % 7 + 6 for step in range(last)))
+        assert [answer["result"] for answer in answers] == [[last, [wanted]]] * 3
+        ranks.require_order()
+
+
+def test_the_first_round_may_be_the_last_of_a_rank():
+    """Killed before the others can have found its memory: whatever they say, it is explained."""
+    with Lanes(4) as ranks:
+        for rank in ranks:
+            rank.send("collective", source=NAMES + "result = reduced(1, 1 << 20)")
+        ranks[3].kill()
+        for rank in ranks.ranks[:3]:
+            answer = rank.receive()
+            assert answer["ok"] and answer["result"]["wrong"] == 0, answer
+        for answer in ranks.reduced("2", ranks=[0, 1, 2]):
+            assert contributors(answer["report"]) == {(0, 1, 2)}
+
+
+def test_ddp_trains_as_on_one_device():
+    text = """
+torch.manual_seed(0)
+model = torch.nn.Linear(300, 200).to(dev.NAME)
+ddp = torch.nn.parallel.DistributedDataParallel(model)
+optimizer = torch.optim.SGD(ddp.parameters(), lr=2.0 ** -4, foreach=False)
+for step in range(4):
+    data = oracle.tensor(rank, step, 8 * 300).view(8, 300).to(dev.NAME) / 64
+    ddp(data).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+kinds = {r.outcome for r in papilio.reports(last=4)}
+result = [hash(model.weight.detach().cpu().numpy().tobytes()), sorted(kinds)]
+"""
+    with Lanes(3) as ranks:
+        answers = ranks.run(NAMES + text, timeout=LIMIT)
+        assert len({crc for crc, _ in answers}) == 1
+        assert all(kinds == ["complete"] for _, kinds in answers)
+        ranks.require_order()

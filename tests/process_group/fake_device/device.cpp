@@ -260,6 +260,7 @@ PYBIND11_MODULE(papilio_fake_device, m) {
   py::class_<StandIn, c10::intrusive_ptr<StandIn>, c10d::Backend>(m, "StandIn")
       .def(py::init<c10::intrusive_ptr<c10d::Backend>>());
   m.def("sums", &StandIn::sums);
+  m.def("averages", &averages);
   m.def("signal_at_average", &signalAtAverage);
   m.def("device_memory", [] { return py::capsule(&deviceMemory(), "papilio.DeviceMemory"); });
   m.def("hold", [] { return Device::instance().hold(Device::instance().current()); });

@@ -7,6 +7,8 @@
 namespace fake {
 
 papilio::device::DeviceMemory& deviceMemory();
+// How many averages were launched in this process, copies included.
+int averages();
 // The process gets that signal when papilio's thread launches its `count`-th average from now on,
 // before it is launched.
 void signalAtAverage(int count, int number);
