@@ -8,6 +8,8 @@ import tempfile
 import torch
 import torch.distributed as dist
 
+from papilio import _native
+
 
 def _meeting_folder() -> str:
     """Of this user, where the ranks of a host meet through files: needs no network and no store,
@@ -24,9 +26,7 @@ def _meeting_folder() -> str:
 
 def _require_kernels() -> None:
     """ValueError where there are GPUs, but no kernels for them in this build."""
-    from papilio import _built
-
-    if torch.cuda.is_available() and not _built.CUDA:
+    if torch.cuda.is_available() and not _native.cuda_kernels():
         raise ValueError(
             "papilio: Options.host_backend='papilio' averages on the GPUs with CUDA kernels, which"
             " this build does not have; install the wheel with CUDA, or leave it empty on all ranks"

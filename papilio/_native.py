@@ -36,6 +36,15 @@ def check_build() -> None:
     check_torch(_built.TORCH)
 
 
+def cuda_kernels() -> str:
+    """The CUDA version that the kernels in this build were compiled with; empty: there are none."""
+    try:
+        from papilio import _built
+    except ImportError:
+        return ""
+    return _built.CUDA
+
+
 @functools.cache
 def load():
     """The extension module; raises ImportError with one clear sentence when it can not work."""

@@ -85,8 +85,9 @@ class Options:
         interface: network interface or address to listen on; empty: what routes to the store.
         hierarchy: ``"host"``: ranks of one host combine their tensors first, and one of them
             speaks for all in the round; the same on all ranks.
-        host_backend: with ``hierarchy="host"``, the torch.distributed backend that adds up tensors
-            on a device within a host, ``"nccl"`` say; empty: host memory does, as for CPU tensors.
+        host_backend: with ``hierarchy="host"``, what adds up tensors on a device within a host:
+            ``"papilio"`` in device memory that its ranks share (needs a build with CUDA kernels),
+            or a torch.distributed backend, ``"nccl"`` say; empty: host memory, as for CPU tensors.
         report_history: rounds whose reports are kept per group.
     """
 

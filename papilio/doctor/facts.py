@@ -10,6 +10,8 @@ import shutil
 import socket
 import struct
 
+from papilio import _native
+
 _SIOCGIFADDR = 0x8915
 DESCRIPTORS = 20  # of a process with a group, at most …
 DESCRIPTORS_PER_PEER = 3  # … and for each other process: control connection, lane, pidfd
@@ -247,13 +249,19 @@ def _lanes_of_gpus(cuda) -> list:
     if pairs[True] or pairs[False]:
         out.append(
             "between GPUs of this host: pinned host memory; with hierarchy='host' and "
-            "host_backend='nccl' NCCL adds up on the devices"
+            "host_backend='nccl' NCCL adds up on the devices, with host_backend='papilio' "
+            + (
+                "papilio, in memory that they share"
+                if _native.cuda_kernels()
+                else "papilio would, but this build has no CUDA kernels"
+            )
         )
     if pairs[True]:
         out.append(f"GPUs that reach each other's memory: {', '.join(pairs[True])}")
     if pairs[False]:
         out.append(
-            f"GPUs without peer access: {', '.join(pairs[False])}; NCCL goes through the host there"
+            f"GPUs without peer access: {', '.join(pairs[False])}; NCCL goes through the host "
+            "there, host_backend='papilio' does not work"
         )
     peer = any(line.startswith("nvidia_peermem") for line in _read("/proc/modules").splitlines())
     out.append(

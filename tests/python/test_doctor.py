@@ -96,8 +96,11 @@ def test_gpus_and_the_way_of_their_tensors(monkeypatch):
     assert texts[:3] == ["GPU 0: Card 0", "GPU 1: Card 1", "GPU 2: Card 2"]
     within, near, far, between, loading = texts[3:]
     assert "pinned host memory" in within and "host_backend='nccl'" in within
+    assert "host_backend='papilio' papilio would, but this build has no CUDA kernels" in within
     assert near.endswith("0-1") and "without peer access: 0-2, 1-2;" in far
     assert "to other hosts: pinned host memory, then UCX" in between
     assert "CUDA_MODULE_LOADING" in loading
     monkeypatch.setenv("CUDA_MODULE_LOADING", "EAGER")
-    assert len(facts._gpus(cuda)) == 7
+    monkeypatch.setattr(facts._native, "cuda_kernels", lambda: "13.0")
+    again = facts._gpus(cuda)
+    assert len(again) == 7 and "in memory that they share" in again[3].text

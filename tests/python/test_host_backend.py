@@ -40,3 +40,14 @@ def test_one_rank_meets_itself(tmp_path):
     backend = _host_backend.maker(settings)("gloo", "key", 0, 1)
     assert isinstance(backend, dist.ProcessGroupGloo) and backend.size() == 1
     assert _host_backend.maker(settings | {"host_backend": ""}) is None
+
+
+def test_papilios_own_needs_kernels_where_there_are_gpus(monkeypatch):
+    settings = {"host_backend": "papilio", "patience": 5.0}
+    assert _host_backend.maker(settings) is None  # no GPU, nothing to be averaged there
+    monkeypatch.setattr(_host_backend.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(_host_backend._native, "cuda_kernels", lambda: "13.0")
+    assert _host_backend.maker(settings) is None
+    monkeypatch.setattr(_host_backend._native, "cuda_kernels", lambda: "")
+    with pytest.raises(ValueError, match="CUDA kernels, which this build does not have"):
+        _host_backend.maker(settings)
