@@ -123,6 +123,7 @@ void Lane::release(const Use& use, std::optional<Seq> seq,
     entry.seq = seq;
     entry.after = std::move(after);
     entry.since = Clock::now();
+    break;
   }
   changed_.notify_all();
 }

@@ -306,13 +306,14 @@ BackendPapilio::WorkPtr BackendPapilio::submitAny(Issue issue, bool message, Mak
     work->issued(group, seq);
   };
   if (on_device || (queue && !queue->idle())) {
-    queue->add(std::move(on_device), [start = std::move(start), work, callbacks] {
+    queue->add(on_device, [start = std::move(start), work, callbacks, op = on_device] {
       try {
         start();
       } catch (const std::exception& error) {  // there is no caller to throw to
         engine::Completion completion;
         completion.error.kind = fault::ErrorKind::aborted;
         completion.error.text = std::string("it could not be submitted: ") + error.what();
+        if (op && op->lane() != nullptr) op->lane()->giveUp();
         work->completer(callbacks)(completion);
       }
     });

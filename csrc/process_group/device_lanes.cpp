@@ -46,7 +46,7 @@ std::shared_ptr<device::Lane> DeviceLanes::on(c10::Device device) {
   if (!lane) {
     device::Lane::Config config;
     config.me = me_;
-    config.device = device.index();
+    config.device = static_cast<int>(+device.index());
     config.weight = weight_;
     config.patience = patience_;
     lane = std::make_shared<device::Lane>(*memory, config);

@@ -40,8 +40,9 @@ engine::DoneFn LaneOp::completer(std::shared_ptr<engine::Group> group, engine::D
           wake = std::move(wake)](const engine::Completion& completion) {
     {
       std::lock_guard lock(mutex_);
-      outcome_ = Outcome{completion, done, group};
+      if (!over_) outcome_ = Outcome{completion, done, group};
     }
+    if (over()) return done(completion);
     wake();
   };
 }
@@ -132,7 +133,11 @@ bool LaneOp::over() const {
 void LaneOp::giveUp() {
   {
     std::lock_guard lock(mutex_);
-    if (over_ || !outcome_) return;
+    if (over_) return;
+    if (!outcome_) {  // the engine's answer will be the end
+      over_ = true;
+      return;
+    }
   }
   fail("the group has ended, and the device has not done what came before");
 }

@@ -47,7 +47,7 @@ class LaneOp {
   bool advance();
   // The memory of tensor and lane is not used any more, as far as is known on the host.
   bool over() const;
-  // Ends it with an error whatever the device does.
+  // Ends it whatever the device does: with an error, or as the engine says when it does.
   void giveUp();
 
  private:
