@@ -7,15 +7,21 @@ import sys
 
 import pytest
 
+from papilio import _native
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize(
-    "tests", ["tests/python/test_device.py", "tests/chaos/test_hierarchy_device.py"]
-)
+THROUGH_THE_HOST = ["tests/python/test_device.py", "tests/chaos/test_hierarchy_device.py"]
+BY_REFERENCE = ["tests/python/test_device_lane.py", "tests/chaos/test_hierarchy_lane.py"]
+
+
+@pytest.mark.parametrize("tests", THROUGH_THE_HOST + BY_REFERENCE)
 @pytest.mark.timeout(900)
 def test_the_device_tests_on_the_gpu(tests):
     """Its ranks share one GPU if there are not enough."""
+    if tests in BY_REFERENCE:
+        assert _native.cuda_kernels(), "build the extension with: PAPILIO_CUDA=1 make build"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", ROOT / tests],
         env=os.environ | {"DEVICE_UNDER_TEST": "cuda"},
