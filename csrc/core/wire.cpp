@@ -11,7 +11,7 @@ namespace papilio {
 namespace {
 
 constexpr std::uint32_t kMagic = 0x4c495050;  // "PPIL"
-constexpr std::uint8_t kVersion = 3;
+constexpr std::uint8_t kVersion = 4;
 constexpr std::uint16_t kKnownFlags = kLateNotCounted | kFetched | kNonFiniteDropped |
                                       kOthersSettled | kOthersMissed | kRelayed | kOfHost |
                                       kListens;
@@ -42,7 +42,8 @@ std::size_t extensionBytes(MessageType type, std::uint16_t flags) {
   switch (type) {
     case MessageType::contribution:
       return kShapeBytes + ((flags & kOfHost) != 0 ? kHostExtensionBytes : 0);
-    case MessageType::result: return kResultExtensionBytes;
+    case MessageType::result:
+      return kResultExtensionBytes + ((flags & kNonFiniteDropped) != 0 ? kNonFiniteBytes : 0);
     case MessageType::block:
     case MessageType::piece: return 0;
   }
@@ -68,6 +69,7 @@ void writeExtension(const DataHeader& header, std::byte* to) {
     std::memcpy(to, &header.weight_sum, sizeof header.weight_sum);
     to += sizeof header.weight_sum;
     writeSets({&header.contributors, &header.blamed, &header.mismatched});
+    if ((header.flags & kNonFiniteDropped) != 0) writeSets({&header.nonfinite});
   }
 }
 
@@ -88,6 +90,7 @@ bool readExtension(std::span<const std::byte> bytes, DataHeader& out) {
   } else if (out.type == MessageType::result) {
     out.weight_sum = reader.read<double>();
     readSets({&out.contributors, &out.blamed, &out.mismatched});
+    if ((out.flags & kNonFiniteDropped) != 0) readSets({&out.nonfinite});
   }
   return reader.exhausted();
 }

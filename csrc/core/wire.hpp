@@ -62,6 +62,7 @@ struct DataHeader {
   ContributorSet contributors;
   ContributorSet blamed;
   ContributorSet mismatched;
+  ContributorSet nonfinite;  // of a result with kNonFiniteDropped: whose
   double weight_sum = 0.0;
 
   bool operator==(const DataHeader&) const = default;
@@ -70,7 +71,9 @@ struct DataHeader {
 inline constexpr std::size_t kHeaderBytes = 64;
 inline constexpr std::size_t kResultExtensionBytes = 8 + 3 * kMaxRanks / 8;
 inline constexpr std::size_t kHostExtensionBytes = 2 * kMaxRanks / 8;
-inline constexpr std::size_t kMaxEncodedHeader = kHeaderBytes + kResultExtensionBytes;
+inline constexpr std::size_t kNonFiniteBytes = kMaxRanks / 8;
+inline constexpr std::size_t kMaxEncodedHeader =
+    kHeaderBytes + kResultExtensionBytes + kNonFiniteBytes;
 
 // Fixed storage for one encoded header; lives as long as the send that uses it.
 struct EncodedHeader {

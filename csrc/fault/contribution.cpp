@@ -129,6 +129,7 @@ void Contribution::gotResult(Time, Rank from, const DataHeader& header, Effects&
   chunk.why = header.flags & (kNonFiniteDropped | kOthersSettled);
   chunk.blamed = header.blamed;
   chunk.mismatched = header.mismatched;
+  chunk.nonfinite = header.nonfinite;
   settle(chunk, source, header.contributors, header.weight_sum);
   // A reducer of this host has given it to the others itself.
   if (fetched || !members_.near(from)) relay(header.chunk, out);
@@ -143,6 +144,7 @@ void Contribution::gotOwn(ChunkIndex index, const Reduction::Result& result) {
                                          (result.settled ? kOthersSettled : 0));
   chunk.blamed = result.blamed;
   chunk.mismatched = result.mismatched;
+  chunk.nonfinite = result.nonfinite;
   settle(chunk, attempt > 0 ? Source::redone : Source::reduced, result.contributors,
          result.weight_sum);
 }
@@ -369,6 +371,7 @@ DataHeader Contribution::heldHeader(ChunkIndex index) const {
   header.weight_sum = chunk.weight;
   header.blamed = chunk.blamed;
   header.mismatched = chunk.mismatched;
+  header.nonfinite = chunk.nonfinite;
   return header;
 }
 

@@ -69,7 +69,6 @@ void Contribution::blameForSettled(Report& report, const Chunk& chunk, Rank owne
 // The reducer says who is to blame, except for what this rank knows for certain.
 void Contribution::blameFor(Report& report, const Chunk& chunk, Rank owner) const {
   const Rank me = members_.me();
-  const bool nonfinite = (chunk.why & kNonFiniteDropped) != 0;
   bool explained = !chunk.blamed.empty();
   bool through = false;
   (members_.all() - chunk.contributors).forEach([&](Rank missing) {
@@ -77,8 +76,7 @@ void Contribution::blameFor(Report& report, const Chunk& chunk, Rank owner) cons
         !members_.counts(missing) || members_.at(missing).voted_out || members_.refusedBy(missing);
     if (certain) {
       blame(report, missing);
-    } else if (nonfinite && !chunk.blamed.contains(missing) &&
-               (missing == me || !members_.doubted(missing))) {
+    } else if (chunk.nonfinite.contains(missing)) {
       report.blamed.emplace(missing, Reason::nonfinite);
     } else if (missing == me) {
       report.late.insert(me);

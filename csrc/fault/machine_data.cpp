@@ -174,12 +174,14 @@ Admission Machine::judgeResult(Rank from, const DataHeader& header) {
     return Admission::drop;
   }
   const Contribution& local = *round->local;
-  const bool legal =
-      header.chunk.value < local.layout().chunkCount() &&
-      header.payload_bytes == local.layout().payload(header.chunk) &&
-      !header.contributors.empty() &&
-      ((header.contributors | header.blamed | header.mismatched) - members_.all()).empty() &&
-      std::isfinite(header.weight_sum);
+  const bool legal = header.chunk.value < local.layout().chunkCount() &&
+                     header.payload_bytes == local.layout().payload(header.chunk) &&
+                     !header.contributors.empty() &&
+                     ((header.contributors | header.blamed | header.mismatched | header.nonfinite) -
+                      members_.all())
+                         .empty() &&
+                     (header.contributors & header.nonfinite).empty() &&
+                     std::isfinite(header.weight_sum);
   if (!legal) {
     ++counters_.dropped_malformed;
     return Admission::drop;
@@ -314,6 +316,7 @@ DataHeader Machine::resultHeader(Seq seq, SchemaHash schema, ChunkIndex chunk) c
     header.weight_sum = result->weight_sum;
     header.blamed = result->blamed;
     header.mismatched = result->mismatched;
+    header.nonfinite = result->nonfinite;
     if (!result->nonfinite.empty()) header.flags |= kNonFiniteDropped;
     if (result->settled) header.flags |= kOthersSettled;
     if (result->missed) header.flags |= kOthersMissed;

@@ -14,7 +14,7 @@ namespace {
 DataHeader sample(MessageType type) {
   DataHeader header;
   header.type = type;
-  header.flags = type == MessageType::result ? kFetched : std::uint16_t{0};
+  if (type == MessageType::result) header.flags = kFetched | kNonFiniteDropped;
   header.group = GroupId{0x1234};
   header.incarnation = Incarnation{7};
   header.view = ViewNumber{1};
@@ -37,6 +37,7 @@ DataHeader sample(MessageType type) {
     header.contributors.insert(Rank{255});
     header.blamed.insert(Rank{254});
     header.mismatched.insert(Rank{253});
+    header.nonfinite.insert(Rank{252});
     header.weight_sum = 3.75;
   }
   return header;

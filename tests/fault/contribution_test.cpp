@@ -107,5 +107,23 @@ TEST_F(ContributionTest, TheReducerSaysWhoIsToBlame) {
   EXPECT_TRUE(report.late.contains(Rank{0}));
 }
 
+// Rank 1 reduced, without having come to the round itself: it had to wait for others, so it blames
+// nobody for that. Only rank 2 had a NaN.
+TEST_F(ContributionTest, WhoIsMissingHasANanOnlyIfTheReducerSaysSo) {
+  DataHeader header;
+  header.type = MessageType::result;
+  header.seq = Seq{seq_};
+  header.contributors = ContributorSet::firstN(1);
+  header.weight_sum = 1;
+  header.flags = kNonFiniteDropped;
+  header.nonfinite.insert(Rank{2});
+  round_->gotResult(kEntered, Rank{1}, header, out_);
+  const Report report = round_->report();
+  EXPECT_EQ(report.blamed, (std::map<Rank, Reason>{{Rank{2}, Reason::nonfinite}}));
+  // Whoever fetches it from here hears the same.
+  EXPECT_EQ(round_->heldHeader(ChunkIndex{0}).nonfinite, header.nonfinite);
+  EXPECT_NE(round_->heldHeader(ChunkIndex{0}).flags & kNonFiniteDropped, 0);
+}
+
 }  // namespace
 }  // namespace papilio::fault

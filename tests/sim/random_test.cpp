@@ -124,6 +124,15 @@ void holdTheInvariants(Places places, std::uint64_t usual) {
 
 TEST(RandomJobs, HoldTheInvariants) { holdTheInvariants(Places::own, 20'000); }
 
+// Jobs that once failed, each for another reason: the commit that mended it says which.
+TEST(RandomJobs, ThatFailedOnce) {
+  for (const std::uint64_t seed : {7000044ull}) {
+    RandomJob job = randomJob(seed, troubleOf(seed), false, Places::shared);
+    job.world->run();
+    EXPECT_TRUE(job.world->checker().violations().empty()) << explain(seed, Places::shared);
+  }
+}
+
 TEST(RandomJobs, OnSharedHostsToo) { holdTheInvariants(Places::shared, 12'000); }
 
 }  // namespace
