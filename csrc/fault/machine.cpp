@@ -68,6 +68,8 @@ void Machine::enterAllreduce(Time now, Seq seq, const RoundShape& shape, Duratio
   round.my_schema = schema;
   const Time ceiling = now + std::min(timeout, kHardCeiling);
   const bool zeroed = config_.options.fallback == Fallback::zero;
+  ContributorSet same;  // they combined their data with this rank's, so they have the same schema
+  for (const auto& range : host.ranges) same = same | range.contributors;
   round.local =
       std::make_unique<Contribution>(members_, policy_, seq, schema, shape, config_.options.weight,
                                      now, ceiling, std::move(host), zeroed);
@@ -77,7 +79,8 @@ void Machine::enterAllreduce(Time now, Seq seq, const RoundShape& shape, Duratio
     pump(now, seq, round);
     return;
   }
-  round.votes.add(members_.me(), schema, shape);
+  same.insert(members_.me());
+  same.forEach([&](Rank rank) { round.votes.add(rank, schema, shape); });
   if (evicted()) {
     finishLocal(now, seq, round, evictedError());
     resolveSchema(now, seq, round, true);
@@ -324,9 +327,11 @@ void Machine::ban(Time now, Rank rank, std::optional<Duration> term, const std::
   }
 }
 
-void Machine::unban(Time, Rank rank) {
+void Machine::unban(Time now, Rank rank) {
   if (!members_.blacklist().remove(rank)) return;
   notify(EventKind::readmitted, rank, Reason::manual, entered_, "unban");
+  opinions_changed_ = true;  // what it sent before counts again
+  pumpChanged(now);
 }
 
 void Machine::paused(Time now, Duration gap) {

@@ -122,6 +122,7 @@ void Machine::tick(Time now) {
   for (const auto& entry : members_.blacklist().expire(now)) {
     notify(EventKind::readmitted, entry.rank, entry.reason, entered_, "its term is over");
     members_.caughtUp(entry.rank);
+    opinions_changed_ = true;
   }
   const std::set<Seq> rounds = live_;
   for (const Seq seq : rounds) {

@@ -152,9 +152,9 @@ void Reduction::reduced(Time now, ChunkIndex chunk, const ContributorSet& source
   }
   duty.result.spoken_for = duty.listening - actual;
   for (const auto& [source, share] : duty.shares) {
-    if (!sources.contains(source)) continue;
     const auto rest = (share.host & members_.all()) - actual;
     duty.result.spoken_for = duty.result.spoken_for | rest;
+    if (!sources.contains(source)) continue;  // banned since: no fault of those it spoke for
     duty.result.nonfinite = duty.result.nonfinite | (share.nonfinite & rest);
   }
   duty.result.contributors = actual;

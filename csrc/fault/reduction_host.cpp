@@ -21,12 +21,12 @@ ContributorSet Reduction::setOf(const Duty& duty, const ContributorSet& sources)
 }
 
 // Nothing more is to come from these: their leader has spoken. If it is dead, what it sent does not
-// count, and the next one of the host speaks for them again.
+// count, and the next one of the host speaks for them again. If it was banned here meanwhile, what
+// it sent does not count either, but they take it for delivered.
 ContributorSet Reduction::covered(const Duty& duty) const {
   ContributorSet out;
   for (const auto& [source, share] : duty.shares) {
-    const bool counts = duty.arrived.contains(source) && members_.speaksHere(source);
-    if (counts) out = out | share.host;
+    if (duty.arrived.contains(source) && !members_.gone(source)) out = out | share.host;
   }
   return out;
 }
