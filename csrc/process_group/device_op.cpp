@@ -5,6 +5,7 @@
 #include <torch/csrc/distributed/c10d/cuda/StreamBlock.hpp>
 
 #include <chrono>
+#include <initializer_list>
 
 namespace papilio::pg {
 
@@ -18,6 +19,14 @@ c10::Stream currentStream(c10::Device device) {
   return c10::impl::VirtualGuardImpl(device.type()).getStream(device);
 }
 
+// What these streams get from now on comes after what the caller's current stream has.
+void beginAfterCaller(std::initializer_list<c10::Stream> streams) {
+  const auto device = streams.begin()->device();
+  c10::Event issued(device.type());
+  issued.record(currentStream(device));
+  for (const auto& stream : streams) issued.block(stream);
+}
+
 }  // namespace
 
 DeviceOp::DeviceOp(Staged staged, std::vector<at::Tensor> keep, c10::Stream stream)
@@ -27,9 +36,7 @@ DeviceOp::DeviceOp(Staged staged, std::vector<at::Tensor> keep, c10::Stream stre
       sum_stream_(stream),
       ready_(stream.device_type()),
       done_(stream.device_type()) {
-  c10::Event issued(stream.device_type());
-  issued.record(currentStream(stream.device()));
-  issued.block(stream_);
+  beginAfterCaller({stream_});
   takeOwn();
 }
 
@@ -42,10 +49,7 @@ DeviceOp::DeviceOp(Staged staged, std::vector<at::Tensor> keep, c10::Stream stre
       summed_(true),
       ready_(stream.device_type()),
       done_(stream.device_type()) {
-  c10::Event issued(stream.device_type());
-  issued.record(currentStream(stream.device()));
-  issued.block(sum_stream_);
-  issued.block(stream_);
+  beginAfterCaller({sum_stream_, stream_});
   {
     const c10::StreamGuard guard(sum_stream_);
     sum_ = sum.sums->begin(staged_.onDevice(), sum.shape);
@@ -61,10 +65,7 @@ DeviceOp::DeviceOp(Staged staged, std::vector<at::Tensor> keep, c10::Stream stre
       sum_stream_(lane_stream),
       ready_(stream.device_type()),
       done_(stream.device_type()) {
-  c10::Event issued(stream.device_type());
-  issued.record(currentStream(stream.device()));
-  issued.block(sum_stream_);
-  issued.block(stream_);
+  beginAfterCaller({sum_stream_, stream_});
   const c10::StreamGuard guard(sum_stream_);
   lane_ = std::make_unique<LaneOp>(std::move(by_reference), sum_stream_);
 }

@@ -11,9 +11,8 @@ import time
 import network
 import pytest
 from cluster import Rank, wait_until
-from test_hierarchy import Hosts, contributors
-
-LIMIT = 60
+from device_ranks import LIMIT, NAMES, OnDevice, contributors, require_whole
+from test_hierarchy import Hosts
 
 INIT = """
 import device_under_test as dev
@@ -22,27 +21,6 @@ dist.init_process_group(
     timeout=timedelta(seconds=30),
     pg_options=papilio.Options(hierarchy="host", host_backend=%s, %s),
 )
-"""
-
-NAMES = """
-import device_under_test as dev
-import oracle, time
-def reduced(salt, numel=1 << 17, op="sum", dtype="float32", spoil=False, busy=0.0):
-    x = oracle.tensor(rank, salt, numel, dtype).to(dev.NAME)
-    if spoil: x[5] = float("nan")
-    begin = time.monotonic()
-    if busy: threading.Timer(busy, dev.hold().open).start()
-    how = dist.ReduceOp.AVG if op == "avg" else dist.ReduceOp.SUM
-    work = dist.all_reduce(x, how, async_op=True)
-    work.wait()  # the stream waits
-    out = x.cpu()
-    seconds = time.monotonic() - begin
-    if (error := work.exception()) is not None: raise error
-    report = papilio.report(work)
-    return {
-        "wrong": oracle.count_wrong(out, report, n, rank, salt, op, dtype),
-        "seconds": seconds, "report": report.asdict(), "crc": hash(out.double().numpy().tobytes()),
-    }
 """
 
 
@@ -56,44 +34,21 @@ def net(request):
         made.close()
 
 
-class Devices(Hosts):
+class Devices(OnDevice, Hosts):
     def __init__(self, net, options="patience=2.0", backend="dev.HOST_BACKEND"):
         super().__init__(net, "host", init=False)
         self._begin = INIT % (backend, options)
 
-    def __enter__(self):
-        self.run(self._begin)
-        return self
-
-    def begin_again(self, rank: int) -> None:
-        """A new process in the place of one that has ended, which comes back into the group."""
-        self.ranks[rank].end()
-        self.ranks[rank] = Rank(rank, self._environments[rank] | {"PAPILIO_REJOIN": "1"})
-        self.ranks[rank].run(self._begin)
-
-    def reduced(self, call: str, ranks=None) -> list:
-        answers = self.run(NAMES + f"result = reduced({call})", ranks=ranks, timeout=LIMIT)
-        for answer in answers:
-            assert answer["wrong"] == 0, answer
-        return answers
-
     def sums(self, rank: int) -> int:
         return self[rank].run("import device_under_test as dev; result = dev.sums()")
-
-    def require_order(self, ranks=None):
-        for races in self.run("import device_under_test as dev; result = dev.races()", ranks):
-            assert races == []
 
 
 def complaints(rank: Rank) -> list:
     return [line for line in rank.errors if "between the ranks of this host failed" in line]
 
 
-def require_whole(answers):
-    for answer in answers:
-        assert answer["report"]["outcome"] == "complete", answer["report"]
-        assert contributors(answer["report"]) == {(0, 1, 2, 3)}
-    assert len({answer["crc"] for answer in answers}) == 1  # the same bits
+# The strict one, and papilio's own: what holds for both.
+BACKENDS = ["dev.HOST_BACKEND", "'papilio'"]
 
 
 def test_sums_are_exact_and_made_on_the_device(net):
@@ -109,9 +64,10 @@ def test_sums_are_exact_and_made_on_the_device(net):
         assert not any(complaints(rank) for rank in ranks.ranks)
 
 
-def test_weights_count_within_a_host(net):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_weights_count_within_a_host(net, backend):
     """Ranks 0 to 3 weigh 1, 3, 1 and 1; tensors are full of rank + 1."""
-    with Devices(net, "weight=3.0 if rank == 1 else 1.0") as ranks:
+    with Devices(net, "weight=3.0 if rank == 1 else 1.0", backend) as ranks:
         text = """
 x = torch.full((100_000,), float(rank + 1)).to(dev.NAME)
 dist.all_reduce(x, dist.ReduceOp.AVG)
@@ -122,8 +78,9 @@ result = x.cpu().unique().tolist()
             assert got == pytest.approx(wanted, rel=1e-6)
 
 
-def test_a_rank_with_a_nan_is_left_out_of_its_hosts_sum(net):
-    with Devices(net) as ranks:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_rank_with_a_nan_is_left_out_of_its_hosts_sum(net, backend):
+    with Devices(net, backend=backend) as ranks:
         ranks.reduced("1")
         answers = ranks.run(NAMES + "result = reduced(2, spoil=rank == 1)", timeout=LIMIT)
         for rank, answer in enumerate(answers):
@@ -133,9 +90,10 @@ def test_a_rank_with_a_nan_is_left_out_of_its_hosts_sum(net):
         require_whole(ranks.reduced("3"))
 
 
-def test_another_model_never_counts_in_its_hosts_sum(net):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_another_model_never_counts_in_its_hosts_sum(net, backend):
     options = "patience=2.0, fingerprint='another' if rank == 1 else 'one'"
-    with Devices(net, options) as ranks:
+    with Devices(net, options, backend) as ranks:
         text = """
 try:
     result = [reduced(salt) for salt in range(3)]

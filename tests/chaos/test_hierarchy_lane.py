@@ -7,8 +7,8 @@ import time
 
 import network
 import pytest
-from test_hierarchy import contributors
-from test_hierarchy_device import LIMIT, NAMES, Devices, require_whole
+from device_ranks import contributors, require_whole
+from test_hierarchy_device import Devices
 
 
 # None where there are no namespaces; `make chaos` says why.
@@ -25,9 +25,6 @@ class Lanes(Devices):
     def __init__(self, net, options="patience=2.0"):
         super().__init__(net, options, "'papilio'")
 
-    def averages(self) -> list:
-        return self.run("import device_under_test as dev; result = dev.averages()")
-
 
 def test_sums_are_exact_and_made_on_the_device(net):
     with Lanes(net) as ranks:
@@ -40,51 +37,12 @@ def test_sums_are_exact_and_made_on_the_device(net):
         ]
         for call in calls:
             require_whole(ranks.reduced(call))
-        assert min(ranks.averages()) >= len(calls) or min(ranks.averages()) == 1
         before = ranks.averages()
+        if before != [1] * 4:  # counted: a copy and an average each, at least
+            assert min(before) >= 2 * len(calls)
         require_whole(ranks.reduced("6, 1000"))  # too small for two levels
         assert ranks.averages() == before
         ranks.require_order()
-
-
-def test_weights_count_within_a_host(net):
-    """Ranks 0 to 3 weigh 1, 3, 1 and 1; tensors are full of rank + 1."""
-    with Lanes(net, "weight=3.0 if rank == 1 else 1.0") as ranks:
-        text = """
-x = torch.full((100_000,), float(rank + 1)).to(dev.NAME)
-dist.all_reduce(x, dist.ReduceOp.AVG)
-result = x.cpu().unique().tolist()
-"""
-        wanted = (1 + 3 * 2 + 3 + 4) / 6
-        for (got,) in ranks.run(NAMES + text):
-            assert got == pytest.approx(wanted, rel=1e-6)
-
-
-def test_a_rank_with_a_nan_is_left_out_of_its_hosts_sum(net):
-    with Lanes(net) as ranks:
-        ranks.reduced("1")
-        for answer in ranks.reduced("2, spoil=rank == 1"):
-            assert contributors(answer["report"]) == {(0, 2, 3)}, answer["report"]
-            assert answer["report"]["blamed"] == {"1": "nonfinite"}
-        require_whole(ranks.reduced("3"))
-
-
-def test_another_model_never_counts_in_its_hosts_sum(net):
-    options = "patience=2.0, fingerprint='another' if rank == 1 else 'one'"
-    with Lanes(net, options) as ranks:
-        text = """
-try:
-    result = [reduced(salt) for salt in range(3)]
-except papilio.SchemaMismatch as error:
-    result = str(error)
-"""
-        answers = ranks.run(NAMES + text, timeout=LIMIT)
-        assert isinstance(answers[1], str), answers[1]  # SchemaMismatch
-        for rank in (0, 2, 3):
-            for answer in answers[rank]:
-                assert answer["wrong"] == 0, answer
-                assert all(1 not in members for members in contributors(answer["report"]))
-        assert contributors(answers[0][-1]["report"]) == {(0, 2, 3)}
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])

@@ -10,9 +10,9 @@ import signal
 import time
 
 import pytest
-from cluster import Cluster, Rank, wait_until
+from cluster import Cluster, wait_until
+from device_ranks import LIMIT, NAMES, OnDevice, contributors, require_whole
 
-LIMIT = 60
 DEVICE = os.environ.get("DEVICE_UNDER_TEST", "fake")
 
 INIT = """
@@ -24,65 +24,11 @@ dist.init_process_group(
 )
 """
 
-NAMES = """
-import device_under_test as dev
-import oracle, time
-def reduced(salt, numel=1 << 17, op="sum", dtype="float32", spoil=False, weights=None):
-    x = oracle.tensor(rank, salt, numel, dtype).to(dev.NAME)
-    if spoil: x[5] = float("nan")
-    begin = time.monotonic()
-    how = dist.ReduceOp.AVG if op == "avg" else dist.ReduceOp.SUM
-    work = dist.all_reduce(x, how, async_op=True)
-    work.wait()  # the stream waits
-    out = x.cpu()
-    seconds = time.monotonic() - begin
-    if (error := work.exception()) is not None: raise error
-    report = papilio.report(work)
-    return {
-        "wrong": oracle.count_wrong(out, report, n, rank, salt, op, dtype, weights),
-        "seconds": seconds, "report": report.asdict(), "crc": hash(out.double().numpy().tobytes()),
-    }
-"""
 
-
-class Lanes(Cluster):
+class Lanes(OnDevice, Cluster):
     def __init__(self, n, options="patience=2.0"):
         super().__init__(n, init=False)
         self._begin = INIT % options
-
-    def __enter__(self):
-        self.run(self._begin)
-        return self
-
-    def begin_again(self, rank: int) -> None:
-        """A new process in the place of one that has ended, which comes back into the group."""
-        self.ranks[rank].end()
-        self.ranks[rank] = Rank(rank, self._environments[rank] | {"PAPILIO_REJOIN": "1"})
-        self.ranks[rank].run(self._begin)
-
-    def reduced(self, call: str, ranks=None) -> list:
-        answers = self.run(NAMES + f"result = reduced({call})", ranks=ranks, timeout=LIMIT)
-        for answer in answers:
-            assert answer["wrong"] == 0, answer
-        return answers
-
-    def averages(self) -> list:
-        return self.run("import device_under_test as dev; result = dev.averages()")
-
-    def require_order(self, ranks=None):
-        for races in self.run("import device_under_test as dev; result = dev.races()", ranks):
-            assert races == []
-
-
-def contributors(report) -> set:
-    return {tuple(chunk["contributors"]) for chunk in report["chunks"]}
-
-
-def require_whole(answers):
-    for answer in answers:
-        assert answer["report"]["outcome"] == "complete", answer["report"]
-        assert contributors(answer["report"]) == {tuple(range(len(answers)))}
-    assert len({answer["crc"] for answer in answers}) == 1  # the same bits
 
 
 # Of float32: one whole average, parts, parts of unequal size, several megabytes.
@@ -182,6 +128,11 @@ def test_a_rank_that_does_not_come_costs_one_deadline(how):
         ranks.require_order([0, 2, 3])
 
 
+def state(rank) -> str:
+    with open(f"/proc/{rank.pid}/stat") as file:
+        return file.read().rsplit(")", 1)[1].split()[0]
+
+
 ON_THE_FAKE_ONE = [signal.SIGKILL, signal.SIGSTOP] if DEVICE == "fake" else []
 
 
@@ -193,6 +144,10 @@ def test_a_rank_that_ends_before_its_part_is_made_still_counts(how):
         ranks[1].run(f"import device_under_test as dev; dev.signal_at_average(1, {int(how)})")
         ranks[1].send("collective", source=NAMES + "result = reduced(2)")
         answers = ranks.reduced("2", ranks=[0, 2, 3])
+        if how == signal.SIGKILL:
+            assert ranks[1].wait() == -signal.SIGKILL  # the fault fired, by its own hand
+        else:
+            assert state(ranks[1]) == "T"
         for answer in answers:
             assert contributors(answer["report"]) == {(0, 1, 2, 3)}, answer["report"]
             assert answer["seconds"] < 0.5, answer["seconds"]
@@ -217,7 +172,7 @@ def test_a_rank_that_ends_before_its_part_is_made_still_counts(how):
 
 
 def test_without_an_average_the_own_elements_or_zeros_stand():
-    """Rank 1 is banned by the others: it hears nothing, and its report says so."""
+    """The others are stopped: rank 1 hears nothing, and its report says so."""
     for fallback, scale in (("local", 4.0), ("zero", 0.0)):
         with Lanes(4, f"patience=1.0, fallback='{fallback}'") as ranks:
             require_whole(ranks.reduced("1"))
@@ -327,6 +282,7 @@ def test_the_first_round_may_be_the_last_of_a_rank():
         for rank in ranks:
             rank.send("collective", source=NAMES + "result = reduced(1, 1 << 20)")
         ranks[3].kill()
+        assert ranks[3].wait() == -signal.SIGKILL
         for rank in ranks.ranks[:3]:
             answer = rank.receive()
             assert answer["ok"] and answer["result"]["wrong"] == 0, answer
