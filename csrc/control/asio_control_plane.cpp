@@ -32,9 +32,11 @@ void setKeepalive(int fd, bool same_host) {
 
 }  // namespace
 
-AsioControlPlane::AsioControlPlane(Config config, engine::ControlObserver& observer)
+AsioControlPlane::AsioControlPlane(Config config, engine::ControlObserver& observer,
+                                   engine::Wheel& wheel)
     : config_(std::move(config)),
       observer_(observer),
+      wheel_(wheel),
       work_(asio::make_work_guard(io_)),
       acceptor_(io_),
       accept_retry_(io_) {
@@ -64,7 +66,8 @@ std::string AsioControlPlane::localRecord() const {
 }
 
 void AsioControlPlane::accept() {
-  acceptor_.async_accept([this](std::error_code error, asio::ip::tcp::socket socket) {
+  acceptor_.async_accept(wheel_.guarding([this](std::error_code error,
+                                                asio::ip::tcp::socket socket) {
     if (closing_) return;
     if (error) {  // out of descriptors: try again later instead of spinning
       if (!accept_failing_) {
@@ -73,19 +76,19 @@ void AsioControlPlane::accept() {
       }
       accept_failing_ = true;
       accept_retry_.expires_after(std::chrono::milliseconds(100));
-      accept_retry_.async_wait([this](std::error_code waited) {
+      accept_retry_.async_wait(wheel_.guarding([this](std::error_code waited) {
         if (!waited) accept();
-      });
+      }));
       return;
     }
     accept_failing_ = false;
     if (makeRoom()) {
-      begin(std::make_shared<Connection>(std::move(socket)), Role::listener, std::nullopt);
+      begin(std::make_shared<Connection>(std::move(socket), wheel_), Role::listener, std::nullopt);
     } else {
       ++counters_.rejected_garbage;
     }
     accept();
-  });
+  }));
 }
 
 AsioControlPlane::Peer* AsioControlPlane::byProcess(ProcessId process) {
@@ -101,15 +104,15 @@ void AsioControlPlane::connect(PeerId id, const std::string& record, Duration li
   peer.process = parsed.process;
   peer.endpoint = parsed.endpoint;
   peer.limit.expires_after(limit);
-  peer.limit.async_wait([this, &peer](std::error_code error) {
+  peer.limit.async_wait(wheel_.guarding([this, &peer](std::error_code error) {
     if (error || peer.state != Peer::State::connecting) return;
     down(peer, DownCause::unreachable,
          peer.endpoint.address().to_string() + ":" + std::to_string(peer.endpoint.port()) + ": " +
              peer.last_error);
-  });
+  }));
   if (parked(peer.process) != nullptr) {
     // Not inside this call: the observer does not expect its peer before connect() has returned.
-    asio::post(io_, [this, &peer] { takeParked(peer); });
+    asio::post(io_, wheel_.guarding([this, &peer] { takeParked(peer); }));
     return;
   }
   if (config_.self.process < peer.process) dial(peer);
@@ -117,14 +120,15 @@ void AsioControlPlane::connect(PeerId id, const std::string& record, Duration li
 
 void AsioControlPlane::dial(Peer& peer) {
   auto socket = std::make_shared<asio::ip::tcp::socket>(io_);
-  socket->async_connect(peer.endpoint, [this, &peer, socket](std::error_code error) {
+  auto connected = [this, &peer, socket](std::error_code error) {
     if (closing_ || peer.state != Peer::State::connecting) return;
     if (error) {
       redial(peer, error.message());
     } else {
-      begin(std::make_shared<Connection>(std::move(*socket)), Role::dialer, peer.id);
+      begin(std::make_shared<Connection>(std::move(*socket), wheel_), Role::dialer, peer.id);
     }
-  });
+  };
+  socket->async_connect(peer.endpoint, wheel_.guarding(std::move(connected)));
 }
 
 void AsioControlPlane::redial(Peer& peer, const std::string& why) {
@@ -132,9 +136,9 @@ void AsioControlPlane::redial(Peer& peer, const std::string& why) {
   peer.last_error = why;
   peer.backoff = std::clamp(peer.backoff * 2, kFirstBackoff, kMaxBackoff);
   peer.retry.expires_after(peer.backoff);
-  peer.retry.async_wait([this, &peer](std::error_code error) {
+  peer.retry.async_wait(wheel_.guarding([this, &peer](std::error_code error) {
     if (!error && peer.state == Peer::State::connecting) dial(peer);
-  });
+  }));
 }
 
 void AsioControlPlane::adopt(Peer& peer, ConnectionPtr connection, PeerHello hello) {
@@ -192,9 +196,9 @@ void AsioControlPlane::onPeerEnd(Peer& peer, std::error_code error, bool broken_
   }
   // The process's end follows within moments if that is the reason, and says more.
   peer.retry.expires_after(kPidfdGrace);
-  peer.retry.async_wait([this, &peer, cause, detail](std::error_code waited) {
+  peer.retry.async_wait(wheel_.guarding([this, &peer, cause, detail](std::error_code waited) {
     if (!waited) down(peer, cause, detail);
-  });
+  }));
 }
 
 void AsioControlPlane::watchProcess(Peer& peer) {
@@ -208,13 +212,14 @@ void AsioControlPlane::watchProcess(Peer& peer) {
     peer.pidfd.reset();
     return;
   }
+  auto ended = [this, &peer](std::error_code error) {
+    if (error || peer.state != Peer::State::up) return;
+    // What it said last counts before its end.
+    if (peer.connection) peer.connection->drain();
+    down(peer, DownCause::process_exit, "exit seen by pidfd");
+  };
   peer.pidfd->async_wait(asio::posix::stream_descriptor::wait_read,
-                         [this, &peer](std::error_code error) {
-                           if (error || peer.state != Peer::State::up) return;
-                           // What it said last counts before its end.
-                           if (peer.connection) peer.connection->drain();
-                           down(peer, DownCause::process_exit, "exit seen by pidfd");
-                         });
+                         wheel_.guarding(std::move(ended)));
 }
 
 void AsioControlPlane::down(Peer& peer, DownCause cause, const std::string& detail) {
@@ -299,9 +304,22 @@ void AsioControlPlane::wait(Duration max) {
   if (watched_ && !watching_) {
     watching_ = true;
     watched_->async_wait(asio::posix::stream_descriptor::wait_read,
-                         [this](std::error_code) { watching_ = false; });
+                         wheel_.guarding([this](std::error_code) { watching_ = false; }));
   }
-  io_.run_one_for(max);
+  sleep(max);
+}
+
+// Whoever takes the wheel meanwhile may use everything here: handlers take it before they run.
+void AsioControlPlane::sleep(Duration max) {
+  struct Aside {
+    explicit Aside(engine::Wheel& wheel) : held(wheel) { held.unlock(); }
+    ~Aside() { held.lock(); }
+    engine::Wheel& held;
+  };
+  {
+    const Aside aside(wheel_);
+    io_.run_one_for(max);
+  }
   runReady();
 }
 
@@ -311,8 +329,7 @@ void AsioControlPlane::nap(Duration max) {
     watched_->cancel();
     runReady();  // the cancelled handler must not end the wait
   }
-  io_.run_one_for(max);
-  runReady();
+  sleep(max);
 }
 
 void AsioControlPlane::wake() {
@@ -321,9 +338,10 @@ void AsioControlPlane::wake() {
 }
 
 std::unique_ptr<engine::ControlPlane> makeControlPlane(Config config,
-                                                       engine::ControlObserver& observer) {
+                                                       engine::ControlObserver& observer,
+                                                       engine::Wheel& wheel) {
   try {
-    return std::make_unique<AsioControlPlane>(std::move(config), observer);
+    return std::make_unique<AsioControlPlane>(std::move(config), observer, wheel);
   } catch (const std::system_error& error) {
     throw std::runtime_error(std::string("papilio can not open its control connections: ") +
                              error.what() +

@@ -22,7 +22,7 @@ using engine::PeerId;
 
 class AsioControlPlane final : public engine::ControlPlane {
  public:
-  AsioControlPlane(Config config, engine::ControlObserver& observer);
+  AsioControlPlane(Config config, engine::ControlObserver& observer, engine::Wheel& wheel);
   ~AsioControlPlane() override;
 
   std::string localRecord() const override;
@@ -75,6 +75,7 @@ class AsioControlPlane final : public engine::ControlPlane {
 
   // asio_control_plane.cpp
   void runReady();
+  void sleep(Duration max);
   void accept();
   void dial(Peer& peer);
   void redial(Peer& peer, const std::string& why);
@@ -111,6 +112,7 @@ class AsioControlPlane final : public engine::ControlPlane {
 
   Config config_;
   engine::ControlObserver& observer_;
+  engine::Wheel& wheel_;
   engine::ControlCounters counters_;
   asio::io_context io_;
   asio::executor_work_guard<asio::io_context::executor_type> work_;

@@ -4,7 +4,8 @@
 
 namespace papilio::control {
 
-Connection::Connection(Socket socket) : socket_(std::move(socket)) {
+Connection::Connection(Socket socket, engine::Wheel& wheel)
+    : socket_(std::move(socket)), wheel_(wheel) {
   std::error_code ignored;
   socket_.set_option(asio::ip::tcp::no_delay(true), ignored);
   socket_.set_option(asio::socket_base::keep_alive(true), ignored);
@@ -25,7 +26,8 @@ void Connection::read() {
   if (reading_ || held_ || !open_) return;
   reading_ = true;
   socket_.async_read_some(
-      asio::buffer(chunk_), [self = shared_from_this()](std::error_code error, std::size_t size) {
+      asio::buffer(chunk_),
+      wheel_.guarding([self = shared_from_this()](std::error_code error, std::size_t size) {
         self->reading_ = false;
         if (!self->open_) return;
         if (error) {
@@ -35,7 +37,7 @@ void Connection::read() {
         self->input_.insert(self->input_.end(), self->chunk_.begin(), self->chunk_.begin() + size);
         self->consume();
         self->read();
-      });
+      }));
 }
 
 void Connection::resume() {
@@ -94,12 +96,12 @@ void Connection::write() {
   outgoing_.clear();
   outgoing_.swap(queue_);
   asio::async_write(socket_, asio::buffer(outgoing_),
-                    [self = shared_from_this()](std::error_code error, std::size_t) {
+                    wheel_.guarding([self = shared_from_this()](std::error_code error, std::size_t) {
                       self->writing_ = false;
                       // A failed write is not the end yet: frames that came before may still be
                       // unread; the read side reports.
                       if (self->open_ && !error) self->write();
-                    });
+                    }));
 }
 
 void Connection::close() {

@@ -1,5 +1,5 @@
 // One framed TCP connection. Reads whole frames, queues writes within a limit, reports its end
-// once. Everything happens inside the io_context of one thread.
+// once. Everything happens with the wheel in hand.
 #pragma once
 
 #include <asio.hpp>
@@ -10,6 +10,8 @@
 #include <memory>
 #include <span>
 #include <vector>
+
+#include "engine/wheel.hpp"
 
 namespace papilio::control {
 
@@ -23,7 +25,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // `broken_rules`: the peer sent something that no frame can be.
   using EndFn = std::function<void(std::error_code error, bool broken_rules)>;
 
-  explicit Connection(Socket socket);
+  Connection(Socket socket, engine::Wheel& wheel);
 
   // Starts reading. Neither function runs after close().
   void start(FrameFn on_frame, EndFn on_end);
@@ -54,6 +56,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void end(std::error_code error, bool broken_rules);
 
   Socket socket_;
+  engine::Wheel& wheel_;
   FrameFn on_frame_;
   EndFn on_end_;
   std::size_t max_frame_ = 64 * 1024;

@@ -22,9 +22,11 @@ struct Config {
   std::function<void(const std::string&)> log;
 };
 
-// Throws std::runtime_error when the address can not be listened on.
+// Throws std::runtime_error when the address can not be listened on. All calls are made with the
+// wheel in hand.
 std::unique_ptr<engine::ControlPlane> makeControlPlane(Config config,
-                                                       engine::ControlObserver& observer);
+                                                       engine::ControlObserver& observer,
+                                                       engine::Wheel& wheel);
 
 // Equal for processes that share a kernel and a pid namespace: there pidfd works.
 std::string hostIdentity();

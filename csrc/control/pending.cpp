@@ -30,13 +30,13 @@ void AsioControlPlane::begin(ConnectionPtr connection, Role role, std::optional<
 
 void AsioControlPlane::expireAt(Pending& pending, Duration limit, const char* why) {
   pending.timer.expires_after(limit);
-  pending.timer.async_wait([this, id = pending.id, why](std::error_code error) {
+  pending.timer.async_wait(wheel_.guarding([this, id = pending.id, why](std::error_code error) {
     Pending* found = find(id);
     if (error || found == nullptr) return;
     // Set anew after this handler was queued?
     if (found->timer.expiry() > std::chrono::steady_clock::now()) return;
     reject(*found, counters_.rejected_timeout, why);
-  });
+  }));
 }
 
 AsioControlPlane::Pending* AsioControlPlane::find(PendingId id) {

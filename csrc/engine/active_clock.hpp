@@ -11,12 +11,15 @@ namespace papilio::engine {
 class ActiveTime {
  public:
   using RealClock = std::chrono::steady_clock;
+  using RealTime = RealClock::time_point;
 
-  // Reads the clock after a wait that was meant to last at most `planned`. What the wait took
-  // longer than that (the process was stopped, or not scheduled) does not count as active time.
-  Time advance(Duration planned) {
+  // Reads the clock. Since the last reading the process worked, or all its threads slept until
+  // `due` at the latest. What it took longer than that (the process was stopped, or not scheduled)
+  // does not count as active time.
+  Time advance(RealTime due = {}) {
     const auto real = RealClock::now();
     const Duration passed = real - last_;
+    const Duration planned = std::max<Duration>(due - last_, Duration::zero());
     last_ = real;
     const Duration allowed = planned + kSlack;
     gap_ = passed > planned + kPause ? passed - planned : Duration::zero();
@@ -24,6 +27,8 @@ class ActiveTime {
     return now_;
   }
   Time now() const { return now_; }
+  // When somebody who sleeps from now on for `planned` is due.
+  RealTime dueIn(Duration planned) const { return last_ + planned; }
   // How long this process was away before the last advance(); zero when it was not.
   Duration gap() const { return gap_; }
 
@@ -31,7 +36,7 @@ class ActiveTime {
   static constexpr Duration kPause = 250ms;
 
  private:
-  RealClock::time_point last_ = RealClock::now();
+  RealTime last_ = RealClock::now();
   Time now_{1s};  // never the zero that the machines use as "never seen"
   Duration gap_{};
 };

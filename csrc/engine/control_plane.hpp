@@ -11,6 +11,7 @@
 #include "core/ids.hpp"
 #include "core/time.hpp"
 #include "engine/transport.hpp"
+#include "engine/wheel.hpp"
 
 namespace papilio::engine {
 
@@ -79,7 +80,8 @@ class ControlPlane {
 
   // Also wake when this fd is readable (the transport's). Once, before the first wait.
   virtual void watch(int fd) = 0;
-  // Handles what is ready; sleeps up to `max` if nothing is. Zero: poll only.
+  // Handles what is ready; sleeps up to `max` if nothing is, and lets go of the wheel meanwhile.
+  // Zero: poll only. What is reported is reported with the wheel in hand.
   virtual void wait(Duration max) = 0;
   // Like wait(), but the watched fd does not end it: for a descriptor that cries wolf.
   virtual void nap(Duration max) = 0;

@@ -23,10 +23,10 @@
 
 namespace papilio::engine {
 
-// How the engine gets its lanes; both factories run on the progress thread.
+// How the engine gets its lanes; both factories run on the progress thread. The wheel outlives them.
 struct LaneFactory {
   std::function<std::unique_ptr<Transport>(TransportObserver&, ProcessId self)> transport;
-  std::function<std::unique_ptr<ControlPlane>(ControlObserver&, PeerHello self)> control;
+  std::function<std::unique_ptr<ControlPlane>(ControlObserver&, PeerHello self, Wheel&)> control;
 };
 
 enum class LogLevel : std::uint8_t { debug, info, warn, error, off };
@@ -81,8 +81,8 @@ struct Completion {
   fault::RoundError error;   // kind none: success
   std::optional<Rank> peer;  // of a message: the other side
 };
-// Runs once on the progress thread, after the last access to the user's memory. Must not block and
-// must not take the interpreter lock.
+// Runs once on the thread that drives the engine, after the last access to the user's memory. Must
+// not block and must not take the interpreter lock.
 using DoneFn = std::function<void(const Completion&)>;
 
 // A tolerant all-reduce, in place. The memory stays valid until DoneFn has run.
@@ -97,6 +97,7 @@ struct AllreduceRequest {
   bool by_reference = false;
   // Says that it is called right away: the data was combined before, as this says.
   std::optional<fault::HostShare> share = std::nullopt;
+  bool awaited = false;  // the caller calls Group::drive() at once: nobody need be woken for it
 };
 
 // One step of a strict collective: what goes to and comes from every rank, then a local operation.
@@ -122,6 +123,7 @@ struct StrictRequest {
   bool needs_all = false;
   ContributorSet needed;
   std::uint64_t nbytes = 0;  // for the report
+  bool awaited = false;      // as above
 };
 
 // One point-to-point message, to or from one rank. Messages between two ranks with one tag match in
@@ -132,7 +134,8 @@ struct MessageRequest {
   std::int32_t tag = 0;
   std::byte* data = nullptr;
   std::uint64_t bytes = 0;
-  RoundShape shape;  // for the report
+  RoundShape shape;      // for the report
+  bool awaited = false;  // as above
 };
 
 struct PeerInfo {
@@ -195,6 +198,10 @@ class Group {
   virtual Seq submit(StrictRequest request, std::optional<Duration> timeout, DoneFn done) = 0;
   // Numbered apart from the collectives, with kMessageNumbers added.
   virtual Seq submit(MessageRequest request, std::optional<Duration> timeout, DoneFn done) = 0;
+  // The calling thread does the progress thread's work until `done`, for `limit` (real time) at
+  // most. It may come back earlier, when another thread does that already. What is called while it
+  // does is called on this thread; it must not hold the interpreter lock.
+  virtual void drive(const std::function<bool()>& done, Duration limit) = 0;
   // The ranks of this host have combined their data, as `share` says, in place; or they could not,
   // and the memory is as it was. Later collectives of this rank begin after that one.
   virtual void combined(Seq seq, fault::HostShare share) = 0;

@@ -39,7 +39,6 @@ void EngineCore::launch() {
     thread_.join();
     throw;
   }
-  thread_id_ = thread_.get_id();
 }
 
 void EngineCore::openLanes() {
@@ -50,13 +49,14 @@ void EngineCore::openLanes() {
   hello.incarnation = incarnation_;
   hello.versions = config_.versions;
   hello.data_address = transport_->localAddress();
-  control_ = config_.lanes.control(*this, std::move(hello));
+  control_ = config_.lanes.control(*this, std::move(hello), wheel_);
   record_ = control_->localRecord();
   control_->watch(transport_->eventFd());
 }
 
 void EngineCore::main(std::promise<void>& started) {
   pthread_setname_np(pthread_self(), "papilio-engine");
+  const std::lock_guard held(wheel_);
   try {
     openLanes();
   } catch (...) {
@@ -70,10 +70,21 @@ void EngineCore::main(std::promise<void>& started) {
     accepting_ = true;
   }
   started.set_value();
-  guarded([this] {
-    while (!stopping_) step();
-  });
+  guarded([this] { attend(); });
   teardown();
+}
+
+void EngineCore::attend() {
+  while (!stopping_) {
+    if (failure_) std::rethrow_exception(failure_);
+    const bool busy = step();
+    if (busy && driver_ == Driver::asleep) nudge_.send();
+    if (!busy || wheel_.wanted()) {
+      sleep();
+    } else if (++steps_unheard_ >= kHearEvery) {
+      hear(Duration::zero());  // a system call: not in each of the few steps of a small collective
+    }
+  }
 }
 
 template <class Action>
@@ -88,16 +99,15 @@ void EngineCore::guarded(Action action) noexcept {
   }
 }
 
-void EngineCore::step() {
-  advanceClock(Duration::zero());
+// False: there was nothing to do.
+bool EngineCore::step() {
+  advanceClock();
   bool busy = runCommands();
   for (int round = 0; round < 8 && transport_->progress() > 0; ++round) busy = true;
   if (busy) refusals_ = idle_wakeups_ = 0;
-  // A system call: not in each of the few steps that a small collective takes. doze() looks too.
-  if (++steps_unheard_ >= kHearEvery) hear(Duration::zero());
   tickDue();
   pumpDirty();
-  if (!busy && dirty_.empty()) sleep();
+  return busy || !dirty_.empty();
 }
 
 // Waits for the control connections, and performs what has come.
@@ -107,21 +117,31 @@ void EngineCore::hear(Duration limit) {
 }
 
 // A gap is told at once, before any deadline is looked at.
-void EngineCore::advanceClock(Duration planned) {
-  clock_.advance(planned);
+void EngineCore::advanceClock(ActiveTime::RealTime due) {
+  clock_.advance(due);
   if (clock_.gap() == Duration::zero()) return;
   count("pauses");
   for (auto& [id, entry] : groups_) entry.runtime->paused(clock_.gap());
 }
 
-bool EngineCore::post(std::function<void()> command) {
+bool EngineCore::post(std::function<void()> command, bool urgent) {
   if (getpid() != owner_pid_) return false;
   std::lock_guard lock(command_mutex_);
   if (!accepting_) return false;
   commands_.push_back(std::move(command));
   // Under the lock: teardown() takes it before it destroys the control plane.
-  if (sleeping_.load()) control_->wake();
+  if (urgent && awake_.load() == 0) control_->wake();
   return true;
+}
+
+void EngineCore::wakeProgress() {
+  std::lock_guard lock(command_mutex_);
+  if (accepting_) control_->wake();
+}
+
+bool EngineCore::noCommands() {
+  std::lock_guard lock(command_mutex_);
+  return commands_.empty();
 }
 
 bool EngineCore::runCommands() {
@@ -140,38 +160,43 @@ bool EngineCore::runCommands() {
 }
 
 void EngineCore::sleep() {
-  const Time deadline = std::min(nextDeadline(), next_ping_);
-  Duration planned = std::min<Duration>(deadline - clock_.now(), kPingEvery);
-  if (planned <= Duration::zero()) return;
-  sleeping_.store(true);
-  bool nothing_to_do;
-  {
-    std::lock_guard lock(command_mutex_);
-    nothing_to_do = commands_.empty();
-  }
-  if (nothing_to_do) doze(planned);
-  sleeping_.store(false);
+  if (leased_ && (clock_.now() >= lease_until_ || !quiet())) leased_ = false;
+  Time until = std::min({nextDeadline(), next_ping_, clock_.now() + kPingEvery});
+  if (leased_) until = std::min(until, lease_until_);
+  const Duration planned = until - clock_.now();
+  if (planned <= Duration::zero()) return wheel_.giveWay();
+  --awake_;
+  if (noCommands()) doze(planned);
+  ++awake_;
 }
 
 void EngineCore::doze(Duration planned) {
-  if (!transport_->arm()) {
-    // Usually something just arrived. A lane that refuses again and again (it is closing endpoints)
-    // must not cost a whole core.
-    if (++refusals_ < kRefusalLimit) return;
-    planned = std::min(planned, kNap);
-    control_->nap(planned);
-  } else if (idle_wakeups_ >= kSpinLimit) {
-    // The descriptor says ready, the lane has nothing: seen with UCX after a peer's death.
+  const Time before = clock_.now();
+  // Whoever wants the wheel, or has a lease, looks after the data lanes.
+  const bool unneeded = wheel_.wanted() || leased_;
+  const bool armed = unneeded || (driver_ == Driver::asleep ? transport_->armWaiter()
+                                                            : transport_->arm());
+  // Usually something just arrived. A lane that refuses again and again (it is closing endpoints)
+  // must not cost a whole core.
+  if (!armed && ++refusals_ < kRefusalLimit) return;
+  // The descriptor says ready, the lane has nothing: seen with UCX after a peer's death.
+  const bool cries_wolf = armed && idle_wakeups_ >= kSpinLimit;
+  if (cries_wolf) {
     count("spins");
     idle_wakeups_ = kSpinLimit - 10;
-    planned = std::min(planned, kNap);
+  } else if (armed) {
+    refusals_ = 0;
+  }
+  const bool naps = !armed || cries_wolf;
+  if (naps) planned = std::min(planned, kNap);
+  progress_until_ = before + planned;
+  progress_due_ = clock_.dueIn(planned);
+  if (naps) {
     control_->nap(planned);
   } else {
-    refusals_ = 0;
     hear(planned);
   }
-  const Time before = clock_.now();
-  advanceClock(planned);
+  advanceClock(driver_ == Driver::asleep ? std::min(progress_due_, driver_due_) : progress_due_);
   if (clock_.now() - before >= kNap) {
     if (idle_wakeups_ < kSpinLimit - 10) idle_wakeups_ = 0;
   } else {
@@ -244,6 +269,8 @@ void EngineCore::teardown() {
   pool_.releaseIdle();
   control_.reset();
   transport_.reset();
+  stopped_ = true;
+  nudge_.send();
 }
 
 StatsMap EngineCore::stats() const {

@@ -1,9 +1,11 @@
-// The one engine of a process: progress thread, lanes, peers, groups. Other threads only post
-// commands; everything below "progress thread" runs there and needs no lock.
+// The one engine of a process: progress thread, lanes, peers, groups. Other threads post commands,
+// or drive it while they wait for a collective; everything below "progress thread" belongs to the
+// thread that holds the wheel.
 #pragma once
 
 #include <atomic>
 #include <deque>
+#include <exception>
 #include <functional>
 #include <future>
 #include <map>
@@ -18,7 +20,9 @@
 #include "engine/block_pool.hpp"
 #include "engine/engine.hpp"
 #include "engine/group_runtime.hpp"
+#include "engine/nudge.hpp"
 #include "engine/peer_link.hpp"
+#include "engine/wheel.hpp"
 
 namespace papilio::engine {
 
@@ -40,13 +44,17 @@ class EngineCore final : public Engine,
   void shutdown() override;
   StatsMap stats() const override;
 
-  // Runs `command` on the progress thread, in order. False: the engine has stopped.
-  bool post(std::function<void()> command);
+  // Runs `command` on the progress thread, in order. False: the engine has stopped. Not `urgent`:
+  // the caller calls drive() at once, nobody is woken.
+  bool post(std::function<void()> command, bool urgent = true);
+  // The calling thread does the progress thread's work until `done`, for `limit` at most. It comes
+  // back earlier when another thread does that already, or the engine stops.
+  void drive(const std::function<bool()>& done, Duration limit);
   // Runs `question` there and waits for the answer; `otherwise` when the engine has stopped or does
   // not answer within kAnswerLimit.
   template <class T>
   T ask(std::function<T()> question, T otherwise) {
-    if (std::this_thread::get_id() == thread_id_) return question();
+    if (wheel_.held()) return question();
     auto answer = std::make_shared<std::promise<T>>();
     auto future = answer->get_future();
     if (!post([answer, question = std::move(question)] { answer->set_value(question()); })) {
@@ -83,6 +91,12 @@ class EngineCore final : public Engine,
   static constexpr int kHearEvery = 4;  // steps
   static constexpr int kRefusalLimit = 20;
   static constexpr Duration kNap = 1ms;
+  // A waiting thread looks for so long whether something comes before it sleeps; a wake-up takes
+  // about as long as a small message.
+  static constexpr Duration kSpin = 200us;
+  // Who has just driven is likely to come back: for so long nobody looks at the data lanes, if
+  // nothing is open.
+  static constexpr Duration kLease = 2ms;
 
   struct Slot {
     Outgoing message;
@@ -96,12 +110,15 @@ class EngineCore final : public Engine,
   // engine_core.cpp: the loop
   void main(std::promise<void>& started);
   void openLanes();
-  void step();
+  void attend();
+  bool step();
   bool runCommands();
   void sleep();
   void doze(Duration planned);
   void hear(Duration limit);
-  void advanceClock(Duration planned);
+  void advanceClock(ActiveTime::RealTime due = {});
+  bool noCommands();
+  void wakeProgress();
   void tickDue();
   Time nextDeadline() const;
   void after(Duration delay, std::function<void()> action);
@@ -109,6 +126,12 @@ class EngineCore final : public Engine,
   // Runs `action`; an exception is logged instead of ending the process.
   template <class Action>
   void guarded(Action action) noexcept;
+
+  // engine_drive.cpp: a thread in place of the progress thread
+  void driveUntil(const std::function<bool()>& done, Duration limit);
+  void dozeAsDriver(Duration limit);
+  void handBack();
+  bool quiet() const;
 
   // engine_groups.cpp: groups and their readiness
   void addGroup(GroupConfig config, std::shared_ptr<GroupShared> shared);
@@ -150,7 +173,6 @@ class EngineCore final : public Engine,
   Incarnation incarnation_;
   std::string record_;
   std::thread thread_;
-  std::thread::id thread_id_;
   std::mutex join_mutex_;
   int owner_pid_;  // a forked child has this object but not its thread
 
@@ -159,7 +181,11 @@ class EngineCore final : public Engine,
   std::vector<std::function<void()>> commands_;
   bool accepting_ = false;
   std::set<GroupId> group_ids_;  // in use
-  std::atomic<bool> sleeping_{false};
+  // Threads that look at the commands before they sleep.
+  std::atomic<int> awake_{1};
+  std::atomic<bool> has_driver_{false};
+  Nudge nudge_;  // wakes the driver
+  Wheel wheel_;
 
   // Progress thread.
   std::deque<std::function<void()>> running_;  // commands taken over, not yet run
@@ -180,6 +206,16 @@ class EngineCore final : public Engine,
   StatsMap counters_;
   Time next_ping_{};
   bool stopping_ = false;
+  bool stopped_ = false;        // the lanes are gone
+  std::exception_ptr failure_;  // of a driver: the progress thread ends with it
+  enum class Driver : std::uint8_t { none, awake, asleep };
+  Driver driver_ = Driver::none;
+  ActiveTime::RealTime driver_due_;    // when it wakes at the latest, while it is asleep
+  ActiveTime::RealTime progress_due_;  // the same of the progress thread
+  Time progress_until_{};              // the same in active time
+  bool leased_ = false;
+  Time lease_until_{};
+  Time driven_{};  // when a driver left last
   int refusals_ = 0;       // of arm(), in a row
   int steps_unheard_ = 0;  // since the control connections were looked at
   int idle_wakeups_ = 0;   // that came at once and brought nothing, in a row

@@ -45,6 +45,7 @@ Seq GroupHandle::enqueue(Seq& last, Request request, std::optional<Duration> tim
   const auto issued = GroupRuntime::Clock::now();
   const Duration limit = timeout.value_or(timeout_);
   const RoundShape shape = request.shape;
+  const bool urgent = !request.awaited;
   const char* refused = nullptr;
   Seq seq;
   {
@@ -66,7 +67,7 @@ Seq GroupHandle::enqueue(Seq& last, Request request, std::optional<Duration> tim
     };
     if (aborted()) {
       refused = "the group was aborted or destroyed";
-    } else if (!engine_->post(std::move(command))) {
+    } else if (!engine_->post(std::move(command), urgent)) {
       refused = "the engine was shut down";
     }
   }
@@ -100,6 +101,10 @@ void GroupHandle::withGroup(std::function<void(GroupRuntime&)> action) {
   engine_->post([engine = engine_.get(), id = id_, action = std::move(action)] {
     if (GroupRuntime* group = engine->group(id)) action(*group);
   });
+}
+
+void GroupHandle::drive(const std::function<bool()>& done, Duration limit) {
+  engine_->drive(done, limit);
 }
 
 void GroupHandle::combined(Seq seq, fault::HostShare share) {

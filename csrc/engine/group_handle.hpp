@@ -18,6 +18,7 @@ class GroupHandle final : public Group {
   Seq submit(AllreduceRequest request, std::optional<Duration> timeout, DoneFn done) override;
   Seq submit(StrictRequest request, std::optional<Duration> timeout, DoneFn done) override;
   Seq submit(MessageRequest request, std::optional<Duration> timeout, DoneFn done) override;
+  void drive(const std::function<bool()>& done, Duration limit) override;
   void combined(Seq seq, fault::HostShare share) override;
   void cancel(Seq seq, fault::ErrorKind kind, const std::string& text) override;
   void abort(const std::string& why) override;

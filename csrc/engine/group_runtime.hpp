@@ -1,5 +1,5 @@
 // One group inside the engine: its protocol machine, the bytes the machine talks about, and what is
-// to be sent to whom. Progress thread only, except GroupShared.
+// to be sent to whom. Belongs to who drives the engine, except GroupShared.
 #pragma once
 
 #include <atomic>
@@ -106,6 +106,10 @@ class GroupRuntime {
   void posted() { hook_.posted(); }
   // Nothing owed to a live rank any more.
   bool flushed() const;
+  // Nothing is under way here.
+  bool quiet() const {
+    return locals_.empty() && queue_.empty() && messages_.empty() && !views_.engaged() && flushed();
+  }
 
   const GroupConfig& config() const { return config_; }
   const fault::Machine& machine() const { return machine_; }

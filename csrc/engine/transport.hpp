@@ -1,5 +1,5 @@
 // The data lane as the engine needs it. Implemented by ucx_transport, and by a fake in the tests.
-// Everything is called from the progress thread only, except where it says otherwise.
+// One thread at a time calls it: the one that holds the wheel.
 #pragma once
 
 #include <cstddef>
@@ -62,6 +62,10 @@ class Transport {
   virtual int eventFd() const = 0;
   // True: nothing is ready and eventFd() will become readable for the next event.
   virtual bool arm() = 0;
+  // arm() for a thread that drives in place of the progress thread: what comes from this host makes
+  // waiterFd() readable instead. -1: there is none, everything shows at eventFd().
+  virtual bool armWaiter() { return arm(); }
+  virtual int waiterFd() const { return -1; }
   // "ucx tcp/lo" once known; for peers() and logs.
   virtual std::string laneName(PeerId peer) const = 0;
   // Where to stage what this lane is to send; nullptr for any memory. Lives as long as the lane.

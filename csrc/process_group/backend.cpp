@@ -295,17 +295,21 @@ BackendPapilio::WorkPtr BackendPapilio::submitAny(Issue issue, bool message, Mak
   auto work = c10::make_intrusive<WorkPapilio>(std::move(context), issue.type, title.c_str(),
                                                message ? 0 : takeNumber(), std::move(issue.outputs),
                                                std::move(issue.keep), ledger_,
-                                               effective(issue.timeout), timing_.load(), on_device);
-  auto start = [work, group, callbacks, on_device, queue, make = std::move(make)] {
+                                               effective(issue.call.timeout), timing_.load(), on_device);
+  const bool queued = on_device || (queue && !queue->idle());
+  auto start = [work, group, callbacks, on_device, queue, make = std::move(make),
+                awaited = issue.call.awaited && !queued] {
     auto done = work->completer(callbacks);
     if (on_device && on_device->lane() != nullptr) {
       done = on_device->lane()->completer(group, std::move(done),
                                           [on_device, queue] { queue->wake(); });
     }
-    const Seq seq = group->submit(make(on_device.get()), work->timeout(), std::move(done));
+    auto request = make(on_device.get());
+    request.awaited = awaited;
+    const Seq seq = group->submit(std::move(request), work->timeout(), std::move(done));
     work->issued(group, seq);
   };
-  if (on_device || (queue && !queue->idle())) {
+  if (queued) {
     queue->add(on_device, [start = std::move(start), work, callbacks, op = on_device] {
       try {
         start();

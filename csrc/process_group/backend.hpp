@@ -209,10 +209,18 @@ class BackendPapilio final : public c10d::Backend {
   static std::size_t openGroupCount();
 
  private:
+  // What the caller says of the call, whatever it does.
+  struct Call {
+    std::chrono::milliseconds timeout;
+    bool awaited = false;  // it calls wait() right away
+    Call(std::chrono::milliseconds limit) : timeout(limit) {}
+    template <class Options>
+    Call(const Options& options) : timeout(options.timeout), awaited(!options.asyncOp) {}
+  };
   struct Issue {
     const char* op;
     c10d::OpType type;
-    std::chrono::milliseconds timeout;
+    Call call;
     Tensors outputs;
     Tensors keep;
     Staged staged;  // what the request points into, when that is not in `keep`

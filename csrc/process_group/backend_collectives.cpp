@@ -45,7 +45,7 @@ BackendPapilio::WorkPtr BackendPapilio::allreduce(Tensors& tensors,
   const auto operation = operationOf(opts.reduceOp, shape.dtype);
   shape.op = operation.op;
   shape.premul = operation.premul;
-  Issue issue{"all_reduce", c10d::OpType::ALLREDUCE, opts.timeout, tensors, tensors, {}};
+  Issue issue{"all_reduce", c10d::OpType::ALLREDUCE, opts, tensors, tensors, {}};
   if (tolerant(shape) && !settings_.fingerprint.empty()) {
     shape.fingerprint = hashBytes(settings_.fingerprint) | 1;
   }
@@ -70,7 +70,7 @@ BackendPapilio::WorkPtr BackendPapilio::broadcast(Tensors& tensors,
   requireUsable(tensor, "broadcast");
   RoundShape shape = shapeFor(OpKind::broadcast, tensor);
   shape.root = static_cast<std::uint32_t>(requireRoot(opts.rootRank, size_, "broadcast"));
-  Issue issue{"broadcast", c10d::OpType::BROADCAST, opts.timeout, tensors, tensors, {}};
+  Issue issue{"broadcast", c10d::OpType::BROADCAST, opts, tensors, tensors, {}};
   const Buffer buffer = bufferOf(issue.staged.inOut(tensor));
   const bool outlives_root = bounded();
   return submit(std::move(issue), [=](Ring ring) {
@@ -87,7 +87,7 @@ BackendPapilio::WorkPtr BackendPapilio::allgather(std::vector<Tensors>& outputs,
                     outputs.size());
   requireList(outputs[0], static_cast<std::size_t>(size_), input, input.numel(),
               "all_gather output");
-  Issue issue{"all_gather", c10d::OpType::ALLGATHER,    opts.timeout,
+  Issue issue{"all_gather", c10d::OpType::ALLGATHER,    opts,
               outputs[0],   joined(outputs[0], inputs), {}};
   const RoundShape shape = shapeFor(OpKind::allgather, input);
   const Buffer mine = bufferOf(issue.staged.in(input));
@@ -100,7 +100,7 @@ BackendPapilio::WorkPtr BackendPapilio::_allgather_base(at::Tensor& output, at::
                                                         const c10d::AllgatherOptions& opts) {
   requireWhole(output, input, size_, "all_gather");
   Issue issue{
-      "all_gather", c10d::OpType::_ALLGATHER_BASE, opts.timeout, {output}, {output, input}, {}};
+      "all_gather", c10d::OpType::_ALLGATHER_BASE, opts, {output}, {output, input}, {}};
   const RoundShape shape = shapeFor(OpKind::allgather, input);
   const Buffer mine = bufferOf(issue.staged.in(input));
   const auto all = partsOf(issue.staged.out(output), size_);
@@ -122,7 +122,7 @@ BackendPapilio::WorkPtr BackendPapilio::gather(std::vector<Tensors>& outputs, Te
   } else {
     TORCH_CHECK_VALUE(outputs.empty(), "papilio: gather takes outputs at the root only");
   }
-  Issue issue{"gather", c10d::OpType::GATHER, opts.timeout, list, joined(list, inputs), {}};
+  Issue issue{"gather", c10d::OpType::GATHER, opts, list, joined(list, inputs), {}};
   const Buffer mine = bufferOf(issue.staged.in(input));
   const auto all = buffersOf(issue.staged.out(list));
   return submit(std::move(issue), [=](Ring ring) { return strictGather(ring, shape, mine, all); });
@@ -136,7 +136,7 @@ BackendPapilio::WorkPtr BackendPapilio::gather_into_tensor(at::Tensor& output, a
   const bool root = rank_ == static_cast<int>(shape.root);
   if (root) requireWhole(output, input, size_, "gather");
   const Tensors outputs = root ? Tensors{output} : Tensors{};
-  Issue issue{"gather", c10d::OpType::GATHER, opts.timeout, outputs, joined(outputs, {input}), {}};
+  Issue issue{"gather", c10d::OpType::GATHER, opts, outputs, joined(outputs, {input}), {}};
   const Buffer mine = bufferOf(issue.staged.in(input));
   const auto all = root ? partsOf(issue.staged.out(output), size_) : std::vector<Buffer>{};
   return submit(std::move(issue), [=](Ring ring) { return strictGather(ring, shape, mine, all); });
@@ -156,7 +156,7 @@ BackendPapilio::WorkPtr BackendPapilio::scatter(Tensors& outputs, std::vector<Te
   } else {
     TORCH_CHECK_VALUE(inputs.empty(), "papilio: scatter takes inputs at the root only");
   }
-  Issue issue{"scatter", c10d::OpType::SCATTER, opts.timeout, outputs, joined(list, outputs), {}};
+  Issue issue{"scatter", c10d::OpType::SCATTER, opts, outputs, joined(list, outputs), {}};
   const Buffer mine = bufferOf(issue.staged.out(output));
   const auto all = buffersOf(issue.staged.in(list));
   return submit(std::move(issue), [=](Ring ring) { return strictScatter(ring, shape, mine, all); });
@@ -170,7 +170,7 @@ BackendPapilio::WorkPtr BackendPapilio::reduce(Tensors& tensors, const c10d::Red
   const auto operation = operationOf(opts.reduceOp, shape.dtype);
   shape.op = operation.op;
   shape.premul = operation.premul;
-  Issue issue{"reduce", c10d::OpType::REDUCE, opts.timeout, tensors, tensors, {}};
+  Issue issue{"reduce", c10d::OpType::REDUCE, opts, tensors, tensors, {}};
   const bool root = rank_ == static_cast<int>(shape.root);  // elsewhere the tensor does not change
   const Buffer buffer = bufferOf(root ? issue.staged.inOut(tensor) : issue.staged.in(tensor));
   return submit(std::move(issue), [=](Ring ring) { return strictReduce(ring, shape, buffer); });
@@ -197,7 +197,7 @@ BackendPapilio::WorkPtr BackendPapilio::reduce_scatter(Tensors& outputs,
                     inputs.size());
   requireList(inputs[0], static_cast<std::size_t>(size_), output, output.numel(),
               "reduce_scatter input");
-  Issue issue{"reduce_scatter", c10d::OpType::REDUCE_SCATTER, opts.timeout,
+  Issue issue{"reduce_scatter", c10d::OpType::REDUCE_SCATTER, opts,
               outputs,          joined(inputs[0], outputs),   {}};
   const auto theirs = buffersOf(issue.staged.in(inputs[0]));
   return reduceScatter(std::move(issue), output, theirs, opts.reduceOp);
@@ -207,7 +207,7 @@ BackendPapilio::WorkPtr BackendPapilio::_reduce_scatter_base(
     at::Tensor& output, at::Tensor& input, const c10d::ReduceScatterOptions& opts) {
   requireWhole(input, output, size_, "reduce_scatter");
   Issue issue{"reduce_scatter", c10d::OpType::_REDUCE_SCATTER_BASE,
-              opts.timeout,     {output},
+              opts,     {output},
               {output, input},  {}};
   const auto theirs = partsOf(issue.staged.in(input), size_);
   return reduceScatter(std::move(issue), output, theirs, opts.reduceOp);
@@ -226,7 +226,7 @@ BackendPapilio::WorkPtr BackendPapilio::alltoall(Tensors& outputs, Tensors& inpu
   }
   RoundShape shape = shapeFor(OpKind::alltoall, inputs[0]);
   shape.numel = 0;  // may differ between pairs; each block's size is checked on arrival
-  Issue issue{"all_to_all", c10d::OpType::ALLTOALL,  opts.timeout,
+  Issue issue{"all_to_all", c10d::OpType::ALLTOALL,  opts,
               outputs,      joined(outputs, inputs), {}};
   const auto to = buffersOf(issue.staged.out(outputs));
   const auto from = buffersOf(issue.staged.in(inputs));
@@ -245,14 +245,14 @@ BackendPapilio::WorkPtr BackendPapilio::alltoall_base(at::Tensor& output, at::Te
   RoundShape shape = shapeFor(OpKind::alltoall, input);
   shape.numel = 0;
   Issue issue{
-      "all_to_all", c10d::OpType::ALLTOALL_BASE, opts.timeout, {output}, {output, input}, {}};
+      "all_to_all", c10d::OpType::ALLTOALL_BASE, opts, {output}, {output, input}, {}};
   const auto to = splitRows(issue.staged.out(output), out_splits, size_, "output");
   const auto from = splitRows(issue.staged.in(input), in_splits, size_, "input");
   return submit(std::move(issue), [=](Ring ring) { return strictAlltoall(ring, shape, to, from); });
 }
 
 BackendPapilio::WorkPtr BackendPapilio::barrier(const c10d::BarrierOptions& opts) {
-  Issue issue{"barrier", c10d::OpType::BARRIER, opts.timeout, {}, {}, {}};
+  Issue issue{"barrier", c10d::OpType::BARRIER, opts, {}, {}, {}};
   if (opts.device && canHoldStreams(opts.device->type())) issue.staged.follow(*opts.device);
   return submit(std::move(issue), &strictBarrier);
 }

@@ -85,7 +85,8 @@ Process::Process(const ProcessSettings& settings)
     return openTransport(lanes, address, log_line, observer, self);
   };
   config.lanes.control = [address, log_line, secret = settings.secret](
-                             engine::ControlObserver& observer, engine::PeerHello self) {
+                             engine::ControlObserver& observer, engine::PeerHello self,
+                             engine::Wheel& wheel) {
     control::Config lane;
     lane.self = std::move(self);
     lane.self.host = hostName();
@@ -94,7 +95,7 @@ Process::Process(const ProcessSettings& settings)
     lane.listen_address = address;
     lane.secret = bytesOf(secret);
     lane.log = log_line;
-    return control::makeControlPlane(std::move(lane), observer);
+    return control::makeControlPlane(std::move(lane), observer, wheel);
   };
   engine_ = engine::Engine::start(std::move(config));
 }

@@ -33,6 +33,9 @@ class TieredGroup final : public engine::Group {
              engine::DoneFn done) override {
     return whole_->submit(std::move(request), timeout, std::move(done));
   }
+  void drive(const std::function<bool()>& done, Duration limit) override {
+    whole_->drive(done, limit);
+  }
   void combined(Seq seq, fault::HostShare share) override {
     whole_->combined(seq, std::move(share));
   }

@@ -89,6 +89,7 @@ bool WorkPapilio::complete(const engine::Completion& completion,
   completion_ = completion;
   seq_ = completion.seq;
   completed_ = true;
+  ended_.store(true);
   // Whoever sees the result finds its report.
   if (device_ && !completion.error) device_->ended();
   const bool left = waiting_ > 0 && untold();
@@ -213,10 +214,16 @@ bool WorkPapilio::followOnDevice() {
 fault::RoundError WorkPapilio::waitOnHost(std::chrono::milliseconds timeout) {
   const bool own = timeout == kNoTimeout;
   const auto limit = own ? entry_.timeout + kMargin : timeout;
+  const auto end = WorkLedger::Clock::now() + limit;
   CallbackThreads::mayBlock();
   std::unique_lock lock(mutex_);
   ++waiting_;
-  if (!cv_.wait_for(lock, limit, [&] { return completed_; })) {
+  if (const auto group = group_; group && !device_ && !completed_) {
+    lock.unlock();
+    group->drive([this] { return ended_.load(); }, limit);
+    lock.lock();
+  }
+  if (!cv_.wait_until(lock, end, [&] { return completed_; })) {
     lock.unlock();
     cancelAndWait("Timed out after " + std::to_string(limit.count()) +
                   " ms, before timing out "

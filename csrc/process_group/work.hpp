@@ -1,10 +1,11 @@
-// One collective as torch sees it. Completed by the progress thread, which touches no future,
+// One collective as torch sees it. Completed by who drives the engine, which touches no future,
 // tensor or Python object. That is for the thread that sits in wait(), if nobody else wants to be
 // told, and for a callback thread otherwise.
 #pragma once
 
 #include <torch/csrc/distributed/c10d/Work.hpp>
 
+#include <atomic>
 #include <chrono>
 #include <memory>
 #include <optional>
@@ -66,7 +67,7 @@ class WorkPapilio final : public c10d::Work {
   std::optional<fault::Report> report() const;
 
  private:
-  // Progress thread. False: a thread in wait() publishes, and has taken `self` over.
+  // Who drives the engine. False: a thread in wait() publishes, and has taken `self` over.
   bool complete(const engine::Completion& completion, c10::intrusive_ptr<WorkPapilio>& self);
   void publish();  // that thread, or a callback thread
   void settle();   // its part that nobody waits for
@@ -95,6 +96,7 @@ class WorkPapilio final : public c10d::Work {
   c10::intrusive_ptr<WorkPapilio> unpublished_;   // itself, from its completion to a waiting thread
   WorkLedger::Clock::time_point finished_;        // guarded by mutex_
   std::optional<engine::Completion> completion_;  // guarded by mutex_
+  std::atomic<bool> ended_{false};                // completed_, for a thread that drives
 };
 
 }  // namespace papilio::pg

@@ -34,7 +34,7 @@ void Doorbell::drain() {
 
 PeerBell::PeerBell(std::uint32_t pid, int fd) {
   const std::string path = "/proc/" + std::to_string(pid) + "/fd/" + std::to_string(fd);
-  fd_ = open(path.c_str(), O_WRONLY | O_CLOEXEC | O_NONBLOCK);
+  fd_ = open(path.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK);
   struct stat info{};
   if (fd_ >= 0 && fstat(fd_, &info) == 0 && S_ISFIFO(info.st_mode)) return;
   const std::string why = fd_ < 0 ? std::strerror(errno) : "not a pipe";

@@ -1,5 +1,5 @@
 // How a sleeping process of the same host is woken: a pipe of its own, whose writing end peers open
-// through /proc. Nothing of it has a name. One thread only.
+// through /proc. Nothing of it has a name. One thread at a time.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,8 @@ class Doorbell {
   int write_fd_ = -1;
 };
 
-// The writing end of a peer's doorbell.
+// The writing end of a peer's doorbell. Open for reading too: writing to the bell of a process that
+// has just died then raises no SIGPIPE, in whatever thread.
 class PeerBell {
  public:
   PeerBell(std::uint32_t pid, int fd);  // throws std::runtime_error

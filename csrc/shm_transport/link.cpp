@@ -10,7 +10,8 @@ Link::Link(PeerId peer, ProcessId self, const Address& address, OwnSegment& own,
       own_(own),
       slot_(slot),
       segment_(std::make_unique<PeerSegment>(address.pid, address.segment_fd, address.nonce)),
-      bell_(std::make_unique<PeerBell>(address.pid, address.bell_fd)),
+      bell_(address.pid, address.bell_fd),
+      waiter_bell_(address.pid, address.waiter_bell_fd),
       ours_(&own.control().slots[slot]) {
   ours_->published.store(0, std::memory_order_relaxed);
   ours_->taken.store(0, std::memory_order_relaxed);
@@ -55,9 +56,10 @@ bool Link::publish(std::span<const std::byte> header, std::span<const std::byte>
 void Link::wake() {
   if (!segment_) return;
   const auto sleep = segment_->control().sleep.load();
-  if (sleep % 2 == 0 || sleep == woken_at_) return;
+  const Sleeper who = sleeperOf(sleep);
+  if (who == Sleeper::nobody || sleep == woken_at_) return;
   woken_at_ = sleep;
-  bell_->ring();
+  (who == Sleeper::waiter ? waiter_bell_ : bell_).ring();
 }
 
 bool Link::takeDone(SendToken& token) {

@@ -62,7 +62,8 @@ class Link {
   OwnSegment& own_;
   std::uint32_t slot_;
   std::unique_ptr<PeerSegment> segment_;
-  std::unique_ptr<PeerBell> bell_;
+  PeerBell bell_;
+  PeerBell waiter_bell_;
   Slot* ours_;
   const Slot* theirs_ = nullptr;
   std::array<Pending, kRingEntries> pending_;

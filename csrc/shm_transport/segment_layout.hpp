@@ -13,13 +13,23 @@
 
 namespace papilio::shm {
 
-inline constexpr std::uint64_t kMagic = 0x314d48534c504150;  // "PAPLSHM1"
+inline constexpr std::uint64_t kMagic = 0x324d48534c504150;  // "PAPLSHM2"
 // More than a peer may have on its way (the engine's window), so that a ring is never full.
 inline constexpr std::uint32_t kRingEntries = 128;
 inline constexpr std::uint32_t kSlots = kMaxRanks;
 // Address space for staged bytes; pages exist from their first use on.
 inline constexpr std::uint64_t kArenaBytes = 1ULL << 30;
 using Nonce = std::array<std::uint64_t, 2>;
+
+// Each has a doorbell of its own: what wakes a thread that waits for a collective need not wake the
+// progress thread too.
+enum class Sleeper : std::uint8_t { nobody, progress, waiter };
+inline constexpr std::uint64_t kSleepers = 4;
+constexpr Sleeper sleeperOf(std::uint64_t sleep) { return static_cast<Sleeper>(sleep % kSleepers); }
+// The next value of Segment::sleep after `sleep`.
+constexpr std::uint64_t nextSleep(std::uint64_t sleep, Sleeper who) {
+  return (sleep / kSleepers + 1) * kSleepers + static_cast<std::uint64_t>(who);
+}
 
 // One message: its header, and where in the arena its payload is.
 struct Entry {
@@ -42,7 +52,8 @@ struct Segment {
   std::uint64_t magic;
   std::uint64_t bytes;  // of the whole segment: another layout has another size
   Nonce nonce;          // the one in the owner's address
-  // Odd while the owner sleeps and must be woken by its doorbell; counts both changes.
+  // Its last two bits say who of the owner sleeps and must be woken by a doorbell (Sleeper); the
+  // others count the changes.
   alignas(64) std::atomic<std::uint64_t> sleep;
   // For whom each slot is (ProcessId; zero: free). Set when the owner has mapped that process's
   // segment: from then on it reads the ring that the other side keeps for it.

@@ -18,6 +18,7 @@ std::vector<std::byte> join(const std::optional<Address>& own,
   writer.write(own->pid);
   writer.write(own->segment_fd);
   writer.write(own->bell_fd);
+  writer.write(own->waiter_bell_fd);
   for (const auto word : own->nonce) writer.write(word);
   return writer.take();
 }
@@ -34,8 +35,10 @@ Parts split(std::span<const std::byte> joined) {
   own.pid = reader.read<std::uint32_t>();
   own.segment_fd = reader.read<std::int32_t>();
   own.bell_fd = reader.read<std::int32_t>();
+  own.waiter_bell_fd = reader.read<std::int32_t>();
   for (auto& word : own.nonce) word = reader.read<std::uint64_t>();
-  if (reader.exhausted() && own.segment_fd >= 0 && own.bell_fd >= 0) out.own = own;
+  const bool whole = own.segment_fd >= 0 && own.bell_fd >= 0 && own.waiter_bell_fd >= 0;
+  if (reader.exhausted() && whole) out.own = own;
   return out;
 }
 

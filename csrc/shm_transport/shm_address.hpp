@@ -17,7 +17,8 @@ struct Address {
   std::string host_id;  // equal for processes that share a kernel and a pid namespace
   std::uint32_t pid = 0;
   std::int32_t segment_fd = -1;
-  std::int32_t bell_fd = -1;
+  std::int32_t bell_fd = -1;         // of the progress thread
+  std::int32_t waiter_bell_fd = -1;  // of a thread that waits for a collective
   Nonce nonce{};
 };
 

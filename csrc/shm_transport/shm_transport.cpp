@@ -1,6 +1,5 @@
 #include "shm_transport/shm_transport.hpp"
 
-#include <signal.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
@@ -27,18 +26,11 @@ constexpr std::uint64_t kMappedBytes = 24ULL << 20;
 // A fault on one page maps its neighbours too, if they are in memory (fault_around_bytes).
 constexpr std::uint64_t kFaultAround = 64 * 1024;
 
-// Writing to the bell of a process that has just died raises it.
-void blockSigpipe() {
-  sigset_t set;
-  sigemptyset(&set);
-  sigaddset(&set, SIGPIPE);
-  pthread_sigmask(SIG_BLOCK, &set, nullptr);
-}
-
 // What a process has to have before it can offer the lane; throws std::runtime_error.
 struct Resources {
   OwnSegment segment;
   Doorbell bell;
+  Doorbell waiter_bell;
   int epoll = epoll_create1(EPOLL_CLOEXEC);
 
   explicit Resources(int other_fd) {
@@ -64,7 +56,6 @@ class ShmTransport final : public engine::Transport {
         observer_(observer),
         other_(std::move(other)),
         resources_(std::move(resources)) {
-    if (resources_) blockSigpipe();
     for (std::uint32_t slot = kSlots; slot-- > 0;) free_slots_.push_back(slot);
   }
 
@@ -75,6 +66,7 @@ class ShmTransport final : public engine::Transport {
     own.pid = static_cast<std::uint32_t>(getpid());
     own.segment_fd = segment().fd();
     own.bell_fd = resources_->bell.writeFd();
+    own.waiter_bell_fd = resources_->waiter_bell.writeFd();
     own.nonce = segment().nonce();
     return join(own, other_->localAddress());
   }
@@ -148,17 +140,9 @@ class ShmTransport final : public engine::Transport {
 
   int eventFd() const override { return resources_ ? resources_->epoll : other_->eventFd(); }
 
-  bool arm() override {
-    if (!resources_) return other_->arm();
-    auto& sleep = segment().control().sleep;
-    if (sleep_ % 2 == 0) sleep.store(++sleep_);
-    bool ready = !errors_.empty();
-    for (auto& [peer, link] : links_) ready = link->readyBeforeSleep() || ready;
-    if (!ready && !other_quiet_) other_quiet_ = other_->arm();
-    if (!ready && other_quiet_) return true;
-    sleep.store(++sleep_);
-    return false;
-  }
+  bool arm() override { return armFor(Sleeper::progress); }
+  bool armWaiter() override { return armFor(Sleeper::waiter); }
+  int waiterFd() const override { return resources_ ? resources_->waiter_bell.readFd() : -1; }
 
   std::string laneName(PeerId peer) const override {
     const auto it = links_.find(peer);
@@ -192,6 +176,22 @@ class ShmTransport final : public engine::Transport {
     SendToken token;
   };
 
+  void say(Sleeper who) {
+    sleep_ = nextSleep(sleep_, who);
+    segment().control().sleep.store(sleep_);
+  }
+
+  bool armFor(Sleeper who) {
+    if (!resources_) return other_->arm();
+    if (sleeperOf(sleep_) != who) say(who);
+    bool ready = !errors_.empty();
+    for (auto& [peer, link] : links_) ready = link->readyBeforeSleep() || ready;
+    if (!ready && !other_quiet_) other_quiet_ = other_->arm();
+    if (!ready && other_quiet_) return true;
+    say(Sleeper::nobody);
+    return false;
+  }
+
   bool only() const { return config_.use == Use::only; }
   OwnSegment& segment() { return resources_->segment; }
   const OwnSegment& segment() const { return resources_->segment; }
@@ -221,9 +221,10 @@ class ShmTransport final : public engine::Transport {
   // to arm it before each sleep, would cost system calls for a lane that is mostly idle.
   void look() {
     if (!resources_) return;
-    const bool slept = sleep_ % 2 == 1;
-    if (slept) segment().control().sleep.store(++sleep_);
-    if (!slept && ++unseen_ < kLookEvery) return;
+    const Sleeper slept = sleeperOf(sleep_);
+    if (slept != Sleeper::nobody) say(Sleeper::nobody);
+    if (slept == Sleeper::waiter) resources_->waiter_bell.drain();
+    if (slept == Sleeper::nobody && ++unseen_ < kLookEvery) return;
     unseen_ = 0;
     std::array<epoll_event, 2> ready;
     const int count = epoll_wait(resources_->epoll, ready.data(), ready.size(), 0);
@@ -303,7 +304,7 @@ class ShmTransport final : public engine::Transport {
   std::vector<std::uint32_t> free_slots_;
   std::vector<std::pair<PeerId, std::string>> errors_;
   std::deque<Waiting> waiting_;
-  std::uint64_t sleep_ = 0;   // as in the segment: odd while this process sleeps
+  std::uint64_t sleep_ = 0;   // as in the segment
   bool other_quiet_ = false;  // armed, and nothing seen on its descriptor since
   unsigned unseen_ = 0;       // calls of look() since it looked
   std::uint64_t sent_ = 0;

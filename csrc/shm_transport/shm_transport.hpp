@@ -28,9 +28,8 @@ struct Config {
   std::function<void(const std::string&)> log;
 };
 
-// Puts shared memory in front of `other`. All calls, the destructor included, belong to one thread,
-// which gets SIGPIPE blocked. When this process can have no segment, only `other` is used, or
-// std::runtime_error says what failed (Use::only).
+// Puts shared memory in front of `other`. When this process can have no segment, only `other` is
+// used, or std::runtime_error says what failed (Use::only).
 std::unique_ptr<engine::Transport> makeTransport(Config config, engine::TransportObserver& observer,
                                                  std::unique_ptr<engine::Transport> other);
 

@@ -92,7 +92,7 @@ ContextPtr openContext(const Config& config) {
 WorkerPtr openWorker(ucp_context_h context) {
   ucp_worker_params_t params{};
   params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
-  params.thread_mode = UCS_THREAD_MODE_SINGLE;
+  params.thread_mode = UCS_THREAD_MODE_SERIALIZED;
   ucp_worker_h worker = nullptr;
   check(ucp_worker_create(context, &params, &worker),
         "opening a worker (no usable network interface, or too few file descriptors: ulimit -n)");

@@ -42,7 +42,13 @@ Plane::Plane(std::uint64_t process, const std::string& secret,
   config.secret = bytesOf(secret);
   config.log = [this](const std::string& line) { log.push_back(line); };
   if (change) change(config);
-  plane = makeControlPlane(std::move(config), seen);
+  wheel.lock();
+  plane = makeControlPlane(std::move(config), seen, wheel);
+}
+
+Plane::~Plane() {
+  plane.reset();
+  wheel.unlock();
 }
 
 std::uint16_t Plane::port() const { return parseRecord(record()).endpoint.port(); }

@@ -46,9 +46,11 @@ std::vector<std::byte> bytesOf(const std::string& text);
 struct Plane {
   explicit Plane(std::uint64_t process, const std::string& secret = "job secret",
                  std::function<void(Config&)> change = {});
+  ~Plane();
 
   Recorder seen;
   std::vector<std::string> log;
+  engine::Wheel wheel;  // in the hands of the thread that has made the plane
   std::unique_ptr<ControlPlane> plane;
 
   std::string record() const { return plane->localRecord(); }

@@ -77,8 +77,9 @@ bool FakeTransport::shutdown(std::uint32_t limit_ms) {
   return false;
 }
 
-FakeControl::FakeControl(FakeNetwork& network, ControlObserver& observer, PeerHello self)
-    : network_(network), observer_(observer) {
+FakeControl::FakeControl(FakeNetwork& network, ControlObserver& observer, PeerHello self,
+                         Wheel& wheel)
+    : network_(network), observer_(observer), wheel_(wheel) {
   std::lock_guard lock(network_.mutex_);
   for (const auto& node : network_.nodes_) {
     if (node->process == self.process) node_ = node;
@@ -128,6 +129,7 @@ void FakeControl::shutdown(std::uint32_t) {
 }
 
 void FakeControl::sleep(Duration max, bool with_data) {
+  if (max > Duration::zero()) wheel_.unlock();
   {
     std::unique_lock lock(network_.mutex_);
     if (max > Duration::zero()) ++node_->waits;
@@ -138,6 +140,7 @@ void FakeControl::sleep(Duration max, bool with_data) {
     node_->changed.wait(lock, [&] { return !node_->frozen; });
     node_->woken = false;
   }
+  if (max > Duration::zero()) wheel_.lock();
   for (int i = 0; i < 64; ++i) {
     std::function<void(ControlObserver&)> event;
     {

@@ -9,8 +9,8 @@ LaneFactory FakeNetwork::lanes() {
   out.transport = [this](TransportObserver& observer, ProcessId self) {
     return std::make_unique<FakeTransport>(*this, observer, self);
   };
-  out.control = [this](ControlObserver& observer, PeerHello self) {
-    return std::make_unique<FakeControl>(*this, observer, std::move(self));
+  out.control = [this](ControlObserver& observer, PeerHello self, Wheel& wheel) {
+    return std::make_unique<FakeControl>(*this, observer, std::move(self), wheel);
   };
   return out;
 }

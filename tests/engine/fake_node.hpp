@@ -53,7 +53,7 @@ class FakeTransport final : public Transport {
 
 class FakeControl final : public ControlPlane {
  public:
-  FakeControl(FakeNetwork& network, ControlObserver& observer, PeerHello self);
+  FakeControl(FakeNetwork& network, ControlObserver& observer, PeerHello self, Wheel& wheel);
   std::string localRecord() const override { return node_->record(); }
   void connect(PeerId peer, const std::string& record, Duration limit) override;
   bool send(PeerId peer, std::span<const std::byte> frame) override;
@@ -69,6 +69,7 @@ class FakeControl final : public ControlPlane {
   void sleep(Duration max, bool with_data);
   FakeNetwork& network_;
   ControlObserver& observer_;
+  Wheel& wheel_;
   std::shared_ptr<FakeNode> node_;
 };
 

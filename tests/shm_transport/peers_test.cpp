@@ -152,12 +152,13 @@ TEST(ShmPeers, AChildOfForkHasNoneOfIt) {
 struct Liar {
   OwnSegment segment;
   Doorbell bell;
-  Address address{"here", static_cast<std::uint32_t>(getpid()), 0, 0, {}};
+  Address address{"here", static_cast<std::uint32_t>(getpid()), 0, 0, 0, {}};
   Slot* slot = nullptr;
 
   Liar() {
     address.segment_fd = segment.fd();
     address.bell_fd = bell.writeFd();
+    address.waiter_bell_fd = bell.writeFd();
     address.nonce = segment.nonce();
   }
   Bytes joined() const { return join(address, Bytes(10, std::byte{7})); }
@@ -188,6 +189,9 @@ TEST(ShmPeers, OnlyTheAnnouncedSegmentIsMapped) {
   expectRefused(join(wrong, {}));
   wrong = liar.address;
   wrong.bell_fd = wrong.segment_fd;
+  expectRefused(join(wrong, {}));
+  wrong = liar.address;
+  wrong.waiter_bell_fd = wrong.segment_fd;
   expectRefused(join(wrong, {}));
   // Could shrink under the reader: SIGBUS.
   const int loose = memfd_create("liar", MFD_CLOEXEC | MFD_ALLOW_SEALING);
