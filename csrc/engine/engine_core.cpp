@@ -78,7 +78,8 @@ void EngineCore::attend() {
   while (!stopping_) {
     if (failure_) std::rethrow_exception(failure_);
     const bool busy = step();
-    if (busy && driver_ == Driver::asleep) nudge_.send();
+    // What it waits for may have been said by a control connection or a timer.
+    if (driver_ == Driver::asleep) nudge_.send();
     if (!busy || wheel_.wanted()) {
       sleep();
     } else if (++steps_unheard_ >= kHearEvery) {

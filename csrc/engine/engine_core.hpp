@@ -96,7 +96,7 @@ class EngineCore final : public Engine,
   static constexpr Duration kSpin = 200us;
   // Who has just driven is likely to come back: for so long nobody looks at the data lanes, if
   // nothing is open.
-  static constexpr Duration kLease = 2ms;
+  static constexpr Duration kLease = 10ms;
 
   struct Slot {
     Outgoing message;
