@@ -89,6 +89,36 @@ TEST(ShmPeers, LastWordsOfADeadSenderCount) {
   EXPECT_GT(a.seen.received, read);
 }
 
+// A waiting thread is woken by a bell of its own; the progress thread sleeps on.
+TEST(ShmPeers, WakesTheThreadThatSleeps) {
+  Lane a(1);
+  Lane b(2);
+  a.connect(0, b);
+  b.connect(0, a);
+  const auto up = [](Lane& lane) { return lane.transport->laneName(PeerId{0}) == "shm"; };
+  ASSERT_TRUE(pump({&a, &b}, [&] { return up(a) && up(b); }));
+  const auto readable = [](int fd) {
+    pollfd event{fd, POLLIN, 0};
+    return poll(&event, 1, 0) == 1;
+  };
+  const auto quietFor = [&](auto arm) {
+    return pump({&a, &b}, [&] { return arm() && !readable(a.transport->eventFd()); });
+  };
+  for (SendToken token = 0; token < 6; token += 2) {
+    ASSERT_TRUE(quietFor([&] { return a.transport->armWaiter(); }));
+    ASSERT_TRUE(b.send(0, Bytes(64), Bytes(100), token));
+    EXPECT_TRUE(readable(a.transport->waiterFd()));
+    EXPECT_FALSE(readable(a.transport->eventFd()));
+    EXPECT_EQ(a.transport->progress(), 1u);
+    EXPECT_FALSE(readable(a.transport->waiterFd()));
+    ASSERT_TRUE(quietFor([&] { return a.transport->arm(); }));
+    ASSERT_TRUE(b.send(0, Bytes(64), Bytes(100), token + 1));
+    EXPECT_TRUE(readable(a.transport->eventFd()));
+    EXPECT_FALSE(readable(a.transport->waiterFd()));
+    EXPECT_EQ(a.transport->progress(), 1u);
+  }
+}
+
 TEST(ShmPeers, SendsToAStoppedPeerWaitAndArriveWhenItGoesOn) {
   Lane a(1);
   Child child(a, Child::Role::receiver);
