@@ -11,7 +11,7 @@
 #include <span>
 #include <vector>
 
-#include "engine/wheel.hpp"
+#include "engine/control_plane.hpp"
 
 namespace papilio::control {
 

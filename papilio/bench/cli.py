@@ -87,6 +87,13 @@ def _mode(options) -> str:
     return _one_of("--mode", options.mode, ("isolated", "streaming"))
 
 
+def _check_block(options) -> None:
+    if options.block is None:
+        return
+    if options.mode != "streaming" or options.planned:
+        raise UsageError("--block wants --mode streaming, and neither --fault nor --straggler")
+
+
 def _check_faults(options) -> None:
     if not options.planned:
         if options.call_timeout is not None:
@@ -156,6 +163,7 @@ def parse(arguments):
         raise UsageError(f"-K {options.skip} leaves nothing of -n {options.iters}")
     if options.skip >= 31 and options.iters is None:
         raise UsageError("-K with the automatic number of calls must be below 31; give -n")
+    _check_block(options)
     _check_faults(options)
     options.backends = _backends(options)
     if options.gate is not None and len(options.backends) < 2:

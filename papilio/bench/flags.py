@@ -35,6 +35,8 @@ One sample is one call, from the common start time to its end on the slowest ran
 straggler carries over to the next call, so claims about training want --mode streaming.
 With --fault or --straggler the calls stream (--mode streaming), one backend after the other in
 fresh processes; one sample is a call on the slowest rank that nothing was planned for.
+--mode streaming --block 50 is what latency benchmarks of other libraries measure: each call begins
+when the one before has ended, with warm caches and nothing in between.
 A barrier costs about a millisecond of wall time per call. -n auto: 2 s of calls per backend and
 size, at least 31 and at most 10000. GB = 1e9 bytes; sizes are powers of two.
 
@@ -220,6 +222,13 @@ def _add_method(parser) -> None:
         help="a size that takes longer is a hang (120)",
     )
     add("--mode", metavar="MODE", help="isolated or streaming (isolated; with faults streaming)")
+    add(
+        "--block",
+        type=_count(1, 1000),
+        metavar="N",
+        help="the backends take turns of N calls, back to back, after one that is not counted; "
+        "with --mode streaming (they take turns call by call)",
+    )
     add(
         "--expect",
         default="full",

@@ -234,7 +234,8 @@ def describe(options) -> str:
         f"-n {options.iters or 'auto'} -w {options.warmup_iters} -K {options.skip}",
         f"-N {options.run_cycles} -c {options.check} -u {options.unalign} -r {options.root}",
         f"-a {options.average} -I {options.per_iteration} -T {options.timeout:g}",
-        f"--mode {options.mode} --expect {options.expect} --seed {options.seed}",
+        f"--mode {options.mode} --block {options.block or 'no'} --expect {options.expect} "
+        f"--seed {options.seed}",
     ]
     if options.cpus:
         parts.append("--cpu-list " + ",".join(map(str, options.cpus)))

@@ -218,7 +218,9 @@ class Bench:
             warm = self.calls(ranks, options.warmup_iters, 0, deadline, where)
             iterations = options.iters or auto_iterations(warm)
             self.progress(f"{options.collective} {size} bytes, {iterations} calls of each")
-            measured = self.calls(ranks, iterations, options.check, deadline, where)
+            measured = self.calls(
+                ranks, iterations, options.check, deadline, where, options.block or 0
+            )
             rows = [
                 self.row(name, size, count, cycle, warm[name], measured[name])
                 for name in options.backends
@@ -227,12 +229,17 @@ class Bench:
             self.comparisons += [stats.compare(rows[0], other, options.seed) for other in rows[1:]]
             on_size(rows)
 
-    def calls(self, ranks, iterations: int, check: int, deadline, where) -> dict:
-        """Every backend ``iterations`` times, in an order that is shuffled for every repetition."""
+    def calls(self, ranks, iterations: int, check: int, deadline, where, block: int = 0) -> dict:
+        """Every backend ``iterations`` times, in an order that is shuffled for every repetition.
+
+        With a ``block`` a repetition is so many calls of each, and one before them that is not
+        counted: it begins when the ranks come back from the other backend.
+        """
         options = self.options
         schedule: list = []
-        for _ in range(iterations):
-            schedule += self.random.sample(options.backends, len(options.backends))
+        for _ in range(-(-iterations // max(block, 1))):
+            for name in self.random.sample(options.backends, len(options.backends)):
+                schedule += [name] * (block + 1)
         answers = ranks.command(
             "run",
             deadline,
@@ -240,6 +247,7 @@ class Bench:
             schedule=schedule,
             verify=spread(schedule, options.backends, iterations, check),
             isolated=options.mode == "isolated",
+            turn=block + 1,
             first=self._call,
             expect_full=options.expect == "full",
         )
@@ -248,7 +256,13 @@ class Bench:
         self.sees_peaks = all(answer["sees_peaks"] for answer in answers)
         return {
             name: self._part(
-                name, answers, [i for i, other in enumerate(schedule) if other == name]
+                name,
+                answers,
+                [
+                    i
+                    for i, other in enumerate(schedule)
+                    if other == name and (block == 0 or i % (block + 1) != 0)
+                ],
             )
             for name in options.backends
         }

@@ -130,11 +130,12 @@ class Worker:
         if left > 0:
             time.sleep(left)
 
-    def run(self, schedule, verify, isolated, first, expect_full) -> dict:
+    def run(self, schedule, verify, isolated, turn, first, expect_full) -> dict:
         """Iterations first, first+1, ... with the backends named in ``schedule``, in that order.
 
         ``verify`` holds the positions in the schedule whose results are checked. The timed window
-        is the call alone; refilling and checking happen outside it.
+        is the call alone; refilling and checking happen outside it. Memory is read before and
+        after each ``turn``, so many calls with one backend.
         """
         names = list(self.groups)
         samples: list = [[] for _ in schedule]
@@ -148,13 +149,15 @@ class Worker:
         for position, name in enumerate(schedule):
             k = first + position
             self.case.prepare(k)
-            self.meter.start()
+            if position % turn == 0:
+                self.meter.start()
             if isolated:
                 self._go(k)
             begin = time.monotonic_ns()
             self.case.call(self.groups[name])
             samples[position] = round((time.monotonic_ns() - begin) / 1e3, 1)
-            self.meter.stop(name)
+            if (position + 1) % turn == 0:
+                self.meter.stop(name)
             if position in check:
                 verified[name] += 1
                 wrong[name] += self._verify(name, k, expect_full, masks[name])

@@ -14,7 +14,7 @@ from papilio import _native
 
 _SIOCGIFADDR = 0x8915
 DESCRIPTORS = 20  # of a process with a group, at most …
-DESCRIPTORS_PER_PEER = 3  # … and for each other process: control connection, lane, pidfd
+DESCRIPTORS_PER_PEER = 4  # … and for each other process: control connection, two bells, pidfd
 _OTHERS = 64  # descriptors of the training script itself
 _MOST_RANKS = 256
 _SHARED = 128 << 20  # bytes a rank may have in its segment

@@ -214,6 +214,8 @@ def test_case_notices_missing_stale_and_misplaced_data():
         (["--cpu-list", "9999"], "9999"),
         (["--context", "novalue"], "novalue"),
         (["--device", "xla"], "xla"),
+        (["--block", "5"], "--block"),
+        (["--mode", "streaming", "--block", "5", "--fault", "crash@1:2"], "--block"),
     ],
 )
 def test_bad_arguments_are_usage_errors_that_name_them(arguments, named):
@@ -313,6 +315,20 @@ def test_two_backends_side_by_side(tmp_path):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert "<svg" in (tmp_path / f"{name}.svg").read_text()
         assert len((tmp_path / f"{name}.csv").read_text().splitlines()) > 2
+
+
+def test_turns_of_several_calls(tmp_path):
+    done = bench(
+        *("--interleave", "papilio,gloo", "--ranks", "2", "-b", "4K", "-e", "4K"),
+        *("--mode", "streaming", "--block", "5", "-n", "8", "-w", "3", "-c", "2"),
+        *("--context", "where=test", "--json", str(tmp_path / "bench.json")),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    content = json.loads((tmp_path / "bench.json").read_text())
+    # Two turns of each backend; the first call of a turn is made and not counted.
+    _schema(content, ranks=2, iterations=10)
+    made = {row["backend"]: row["rounds"] for row in content["results"]}
+    assert [rounds["complete"] for rounds in made["papilio"]] == [12, 12]
 
 
 _TWO = ("--import", "bench_backends", "--ranks", "2", "-b", "4K", "-e", "4K", "-n", "3", "-w", "2")
