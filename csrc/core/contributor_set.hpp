@@ -32,7 +32,11 @@ class ContributorSet {
     for (auto word : words_) total += static_cast<std::uint32_t>(std::popcount(word));
     return total;
   }
-  bool empty() const { return count() == 0; }
+  bool empty() const {
+    std::uint64_t any = 0;
+    for (auto word : words_) any |= word;
+    return any == 0;
+  }
 
   ContributorSet operator|(const ContributorSet& other) const { return merged(other, Op::either); }
   ContributorSet operator&(const ContributorSet& other) const { return merged(other, Op::both); }

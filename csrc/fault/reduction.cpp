@@ -75,10 +75,19 @@ void Reduction::arrived(Time now, Rank src, ChunkIndex chunk, float weight, cons
 Reduction::Duty& Reduction::dutyFor(ChunkIndex chunk) {
   auto [it, fresh] = duties_.try_emplace(chunk.value);
   if (!fresh) return it->second;
+  enter(Phase::collecting, chunk.value, it->second);
   for (const auto& [rank, range] : settled_early_) {
     if (chunk.value >= range.first && chunk.value < range.last) it->second.settled.insert(rank);
   }
   return it->second;
+}
+
+void Reduction::enter(Phase phase, std::uint32_t chunk, Duty& duty) {
+  duty.phase = phase;
+  const auto at = std::lower_bound(open_.begin(), open_.end(), chunk);
+  const bool listed = at != open_.end() && *at == chunk;
+  if (phase == Phase::collecting && !listed) open_.insert(at, chunk);
+  if (phase != Phase::collecting && listed) open_.erase(at);
 }
 
 void Reduction::settle(Rank src, ChunkRange chunks) {
@@ -105,22 +114,23 @@ ContributorSet Reduction::waitingFor(const Duty& duty, const ContributorSet& exp
 ContributorSet Reduction::waitingFor() const {
   const auto expected = members_.expected() - settledRanks();
   ContributorSet out;
-  for (const auto& [chunk, duty] : duties_) out = out | waitingFor(duty, expected);
+  forEachOpen([&](ChunkIndex, const Duty& duty) { out = out | waitingFor(duty, expected); });
   return out;
 }
 
 void Reduction::closeReady(Effects& out) {
   const auto expected = members_.expected() - settledRanks();
-  for (auto& [chunk, duty] : duties_) {
-    if (duty.phase != Phase::collecting || duty.arrived.empty()) continue;
-    if (!waitingFor(duty, expected).empty()) continue;
+  const auto open = open_;
+  for (const std::uint32_t chunk : open) {
+    Duty& duty = duties_.at(chunk);
+    if (duty.arrived.empty() || !waitingFor(duty, expected).empty()) continue;
     const ContributorSet counted = chosen(duty);
     if (counted
             .empty()) {  // those who contributed are dead or out since, and nobody else will come
       discard(ChunkIndex{chunk}, out);
       continue;
     }
-    duty.phase = Phase::reducing;
+    enter(Phase::reducing, chunk, duty);
     duty.result.contributors = setOf(duty, counted);
     duty.result.weight_sum = weightOf(duty, counted);
     out.push_back(effect::Reduce{seq_, schema_, ChunkIndex{chunk}, counted});
@@ -129,15 +139,15 @@ void Reduction::closeReady(Effects& out) {
 
 void Reduction::reduced(Time now, ChunkIndex chunk, const ContributorSet& sources, bool had_input,
                         Effects& out) {
-  Duty& duty = duties_[chunk.value];
+  Duty& duty = duties_.at(chunk.value);
   const ContributorSet actual = setOf(duty, sources);
   if (actual.empty()) {
-    duty.phase = Phase::collecting;
+    enter(Phase::collecting, chunk.value, duty);
     duty.arrived = {};
     duty.result = {};
     return;
   }
-  duty.phase = Phase::closed;
+  enter(Phase::closed, chunk.value, duty);
   const auto missing = members_.all() - duty.result.contributors;
   // Hurried: the others have the chunk from elsewhere.
   const auto through = duty.hurried ? missing : missing & (duty.settled | settledRanks());
@@ -220,19 +230,18 @@ Time Reduction::deadlineAlone(Rank rank) const {
 bool Reduction::heldHere(Rank rank, const CreditsSpent& spent) const {
   if (rank == members_.me()) return false;
   const auto expected = members_.expected() - settledRanks();
-  return std::all_of(duties_.begin(), duties_.end(), [&](const auto& entry) {
-    if (!waitingFor(entry.second, expected).contains(rank)) return true;
-    return spent(speakers_[rank.value], layout_.owner(ChunkIndex{entry.first}));
+  return std::all_of(open_.begin(), open_.end(), [&](std::uint32_t chunk) {
+    if (!waitingFor(duties_.at(chunk), expected).contains(rank)) return true;
+    return spent(speakers_[rank.value], layout_.owner(ChunkIndex{chunk}));
   });
 }
 
 std::uint32_t Reduction::openFrom(Rank rank, Rank owner) const {
-  return static_cast<std::uint32_t>(
-      std::count_if(duties_.begin(), duties_.end(), [&](const auto& entry) {
-        const Duty& duty = entry.second;
-        return duty.phase == Phase::collecting && duty.arrived.contains(rank) &&
-               layout_.owner(ChunkIndex{entry.first}) == owner;
-      }));
+  std::uint32_t count = 0;
+  forEachOpen([&](ChunkIndex chunk, const Duty& duty) {
+    if (duty.arrived.contains(rank) && layout_.owner(chunk) == owner) ++count;
+  });
+  return count;
 }
 
 ContributorSet Reduction::expire(Time now, const CreditsSpent& spent) {
@@ -268,8 +277,8 @@ void Reduction::withdraw(Rank src, ChunkIndex chunk) {
 }
 
 void Reduction::withdraw(Rank src) {
-  for (auto& [chunk, duty] : duties_) {
-    if (duty.phase != Phase::collecting) continue;
+  for (const std::uint32_t chunk : open_) {
+    Duty& duty = duties_.at(chunk);
     duty.arrived.erase(src);
     duty.settled.insert(src);
   }
@@ -287,13 +296,13 @@ bool Reduction::complete() const {
 
 ContributorSet Reduction::shardsAwaited(Rank rank) const {
   ContributorSet out;
-  for (const auto& [chunk, duty] : duties_) {
-    const bool open = duty.phase == Phase::collecting && !duty.arrived.empty() && !duty.hurried;
-    if (!open || duty.arrived.contains(rank) || duty.settled.contains(rank)) continue;
-    if (duty.listening.contains(rank) || covered(duty).contains(rank)) continue;
-    const Rank owner = layout_.owner(ChunkIndex{chunk});
+  forEachOpen([&](ChunkIndex chunk, const Duty& duty) {
+    if (duty.arrived.empty() || duty.hurried) return;
+    if (duty.arrived.contains(rank) || duty.settled.contains(rank)) return;
+    if (duty.listening.contains(rank) || covered(duty).contains(rank)) return;
+    const Rank owner = layout_.owner(chunk);
     if (members_.reducesForSure(owner)) out.insert(owner);
-  }
+  });
   return out;
 }
 
@@ -321,8 +330,8 @@ void Reduction::hurry(ChunkIndex chunk) {
 }
 
 bool Reduction::idle() const {
-  return std::none_of(duties_.begin(), duties_.end(), [](const auto& entry) {
-    return entry.second.phase == Phase::collecting && !entry.second.arrived.empty();
+  return std::none_of(open_.begin(), open_.end(), [&](std::uint32_t chunk) {
+    return !duties_.at(chunk).arrived.empty();
   });
 }
 

@@ -152,6 +152,13 @@ class Reduction {
     Result result;
   };
   Duty& dutyFor(ChunkIndex chunk);
+  // The only way to change a duty's phase.
+  void enter(Phase phase, std::uint32_t chunk, Duty& duty);
+  // Calls fn(chunk, duty) for the chunks that are collecting, in ascending order.
+  template <class Fn>
+  void forEachOpen(Fn&& fn) const {
+    for (const std::uint32_t chunk : open_) fn(ChunkIndex{chunk}, duties_.at(chunk));
+  }
   ContributorSet waitingFor(const Duty& duty, const ContributorSet& expected) const;
   ContributorSet settledRanks() const;
   void noteArrivalOrder(Time now);
@@ -172,6 +179,9 @@ class Reduction {
   RoundShape shape_;
   Layout layout_;
   std::map<std::uint32_t, Duty> duties_;
+  // Those of duties_ that are collecting, ascending: a large tensor has many chunks, and what is
+  // asked for at every step is about the few that are open.
+  std::vector<std::uint32_t> open_;
   // SETTLED that came before the chunk was on duty here.
   std::vector<std::pair<Rank, ChunkRange>> settled_early_;
   ContributorSet shown_;        // took part in any way
