@@ -106,7 +106,11 @@ bool EngineCore::step() {
   bool busy = runCommands();
   for (int round = 0; round < 8 && transport_->progress() > 0; ++round) busy = true;
   if (busy) refusals_ = idle_wakeups_ = 0;
-  tickDue();
+  // Only events move deadlines: who looks again and again for one need not ask everybody.
+  if (busy || clock_.now() >= due_) {
+    tickDue();
+    due_ = std::min(nextDeadline(), next_ping_);
+  }
   pumpDirty();
   return busy || !dirty_.empty();
 }
@@ -115,6 +119,7 @@ bool EngineCore::step() {
 void EngineCore::hear(Duration limit) {
   steps_unheard_ = 0;
   control_->wait(limit);
+  due_ = {};
 }
 
 // A gap is told at once, before any deadline is looked at.
@@ -194,6 +199,7 @@ void EngineCore::doze(Duration planned) {
   progress_due_ = clock_.dueIn(planned);
   if (naps) {
     control_->nap(planned);
+    due_ = {};
   } else {
     hear(planned);
   }

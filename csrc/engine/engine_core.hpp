@@ -205,6 +205,7 @@ class EngineCore final : public Engine,
   std::multimap<Time, std::function<void()>> timers_;
   StatsMap counters_;
   Time next_ping_{};
+  Time due_{};  // nothing is to be done before, unless something happens
   bool stopping_ = false;
   bool stopped_ = false;        // the lanes are gone
   std::exception_ptr failure_;  // of a driver: the progress thread ends with it
