@@ -34,6 +34,7 @@ if(PAPILIO_SANITIZE)
   add_compile_options(-fsanitize=${PAPILIO_SANITIZE} -fno-omit-frame-pointer
                       -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${PAPILIO_SANITIZE})
+  add_compile_options(-Wno-maybe-uninitialized)  # with them, of any copied std::optional (PR 105562)
   if(PAPILIO_SANITIZE MATCHES "undefined")
     # Its check of virtual tables reads memory through a pipe: without descriptors, which some tests
     # bring about, it reports good objects.

@@ -50,7 +50,7 @@ class Child {
     const auto record = plane.record();
     if (write(report, record.data(), record.size()) < 0) _exit(3);
     plane.plane->connect(PeerId{0}, parent, kPatience);
-    for (;;) plane.plane->wait(1s);
+    for (;;) plane.wait(1s);
   }
 
   pid_t pid_ = -1;
@@ -144,7 +144,7 @@ TEST(Frozen, ItsQueueIsBoundedAndComesThroughWhenItWakes) {
   std::size_t refused = 0;
   for (int i = 0; i < 60'000; ++i) {  // 30 MB
     (a.send(0, word) ? accepted : refused) += 1;
-    a.plane->wait(0ms);
+    a.wait(0ms);
   }
   EXPECT_GT(refused, 1000u);
   EXPECT_LT(accepted * word.size(), 20u << 20);
@@ -157,7 +157,7 @@ TEST(Frozen, ShutdownKeepsItsLimit) {
   Plane a(1), frozen(2);
   join(a, frozen);
   const auto word = std::string(500, 'x');
-  while (a.send(0, word)) a.plane->wait(0ms);
+  while (a.send(0, word)) a.wait(0ms);
   const auto start = std::chrono::steady_clock::now();
   a.plane->shutdown(200);
   EXPECT_LT(std::chrono::steady_clock::now() - start, 1500ms);

@@ -74,8 +74,8 @@ TEST(Plane, AParkedPeerKeepsWhatItSaid) {
       for (int i = 0; i < 50; ++i) ASSERT_TRUE(early.send(0, "word " + std::to_string(i)));
     }
     for (int i = 0; i < 200; ++i) {
-      early.plane->wait(100us);
-      late.plane->wait(100us);
+      early.wait(100us);
+      late.wait(100us);
     }
     EXPECT_TRUE(late.seen.ups.empty());
     EXPECT_TRUE(late.seen.frames.empty());
@@ -125,7 +125,7 @@ TEST(Wait, EndsByWakeFromAnotherThread) {
   std::atomic<int> woken{0};
   std::thread waiter([&] {
     for (int i = 0; i < 200; ++i) {
-      a.plane->wait(kPatience);
+      a.wait(kPatience);
       ++woken;
     }
   });
@@ -138,11 +138,11 @@ TEST(Wait, EndsByWakeFromAnotherThread) {
 TEST(Wait, LastsNoLongerThanAsked) {
   Plane a(1);
   const auto start = std::chrono::steady_clock::now();
-  a.plane->wait(20ms);
+  a.wait(20ms);
   const auto waited = std::chrono::steady_clock::now() - start;
   EXPECT_GE(waited, 19ms);
   EXPECT_LT(waited, 5s);
-  a.plane->wait(0ms);
+  a.wait(0ms);
 }
 
 TEST(Wait, TheWatchedDescriptorEndsItButNotANap) {
@@ -154,12 +154,12 @@ TEST(Wait, TheWatchedDescriptorEndsItButNotANap) {
     call();
     return std::chrono::steady_clock::now() - start;
   };
-  EXPECT_GE(timed([&] { a.plane->wait(20ms); }), 19ms);
+  EXPECT_GE(timed([&] { a.wait(20ms); }), 19ms);
   ASSERT_EQ(eventfd_write(fd, 1), 0);
   // Readable and not read: ends every wait at once, also the tenth.
-  for (int i = 0; i < 10; ++i) EXPECT_LT(timed([&] { a.plane->wait(kPatience); }), 10s);
-  EXPECT_GE(timed([&] { a.plane->nap(20ms); }), 19ms);
-  EXPECT_LT(timed([&] { a.plane->wait(kPatience); }), 10s);
+  for (int i = 0; i < 10; ++i) EXPECT_LT(timed([&] { a.wait(kPatience); }), 10s);
+  EXPECT_GE(timed([&] { a.nap(20ms); }), 19ms);
+  EXPECT_LT(timed([&] { a.wait(kPatience); }), 10s);
   a.plane->shutdown(10);
   a.plane.reset();
   EXPECT_EQ(eventfd_write(fd, 1), 0) << "the plane closed a descriptor that is not its own";

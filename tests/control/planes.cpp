@@ -42,13 +42,17 @@ Plane::Plane(std::uint64_t process, const std::string& secret,
   config.secret = bytesOf(secret);
   config.log = [this](const std::string& line) { log.push_back(line); };
   if (change) change(config);
-  wheel.lock();
   plane = makeControlPlane(std::move(config), seen, wheel);
 }
 
-Plane::~Plane() {
-  plane.reset();
-  wheel.unlock();
+void Plane::wait(Duration limit) {
+  const std::lock_guard held(wheel);
+  plane->wait(limit);
+}
+
+void Plane::nap(Duration limit) {
+  const std::lock_guard held(wheel);
+  plane->nap(limit);
 }
 
 std::uint16_t Plane::port() const { return parseRecord(record()).endpoint.port(); }
@@ -58,7 +62,7 @@ bool pump(const std::vector<Plane*>& planes, const std::function<bool()>& done,
   const auto end = std::chrono::steady_clock::now() + limit;
   while (!done()) {
     if (std::chrono::steady_clock::now() >= end) return false;
-    for (auto* each : planes) each->plane->wait(200us);
+    for (auto* each : planes) each->wait(200us);
   }
   return true;
 }

@@ -46,11 +46,10 @@ std::vector<std::byte> bytesOf(const std::string& text);
 struct Plane {
   explicit Plane(std::uint64_t process, const std::string& secret = "job secret",
                  std::function<void(Config&)> change = {});
-  ~Plane();
 
   Recorder seen;
   std::vector<std::string> log;
-  engine::Wheel wheel;  // in the hands of the thread that has made the plane
+  engine::Wheel wheel;
   std::unique_ptr<ControlPlane> plane;
 
   std::string record() const { return plane->localRecord(); }
@@ -58,6 +57,8 @@ struct Plane {
   void connect(std::uint32_t peer, const Plane& other, Duration limit = kPatience) {
     plane->connect(PeerId{peer}, other.record(), limit);
   }
+  void wait(Duration limit);
+  void nap(Duration limit);
   bool send(std::uint32_t peer, const std::string& text) {
     return plane->send(PeerId{peer}, bytesOf(text));
   }

@@ -173,7 +173,7 @@ TEST(Stranger, ACrowdOfSilentOnes) {
     std::list<Stranger> crowd;
     for (int i = 0; i < 300; ++i) {
       crowd.emplace_back(plane.port());
-      plane.plane->wait(0ms);
+      plane.wait(0ms);
       EXPECT_LE(openDescriptors(), own + crowd.size() + 66);
     }
     expectStillWorks(plane, 6);
