@@ -53,6 +53,7 @@ mutants: setup
 
 bench: build
 	@$(PY) -m papilio.bench --interleave papilio,gloo --output-dir build/bench $(BENCH_ARGS)
+	@$(PY) -m papilio.bench --interleave papilio,gloo --mode streaming --block 50 -n 400 -b 64 -e 64K -f 4 --output-dir build/bench/back-to-back $(BENCH_ARGS)
 
 # A rank that dies, one that freezes for a second and one that computes longer, beside Gloo.
 bench-faults: build
