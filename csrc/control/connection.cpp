@@ -95,13 +95,14 @@ void Connection::write() {
   writing_ = true;
   outgoing_.clear();
   outgoing_.swap(queue_);
-  asio::async_write(socket_, asio::buffer(outgoing_),
-                    wheel_.guarding([self = shared_from_this()](std::error_code error, std::size_t) {
-                      self->writing_ = false;
-                      // A failed write is not the end yet: frames that came before may still be
-                      // unread; the read side reports.
-                      if (self->open_ && !error) self->write();
-                    }));
+  asio::async_write(
+      socket_, asio::buffer(outgoing_),
+      wheel_.guarding([self = shared_from_this()](std::error_code error, std::size_t) {
+        self->writing_ = false;
+        // A failed write is not the end yet: frames that came before may still be
+        // unread; the read side reports.
+        if (self->open_ && !error) self->write();
+      }));
 }
 
 void Connection::close() {

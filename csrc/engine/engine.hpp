@@ -23,7 +23,8 @@
 
 namespace papilio::engine {
 
-// How the engine gets its lanes; both factories run on the progress thread. The wheel outlives them.
+// How the engine gets its lanes; both factories run on the progress thread. The wheel outlives
+// them.
 struct LaneFactory {
   std::function<std::unique_ptr<Transport>(TransportObserver&, ProcessId self)> transport;
   std::function<std::unique_ptr<ControlPlane>(ControlObserver&, PeerHello self, Wheel&)> control;

@@ -180,8 +180,8 @@ void EngineCore::doze(Duration planned) {
   const Time before = clock_.now();
   // Whoever wants the wheel, or has a lease, looks after the data lanes.
   const bool unneeded = wheel_.wanted() || leased_;
-  const bool armed = unneeded || (driver_ == Driver::asleep ? transport_->armWaiter()
-                                                            : transport_->arm());
+  const bool armed =
+      unneeded || (driver_ == Driver::asleep ? transport_->armWaiter() : transport_->arm());
   // Usually something just arrived. A lane that refuses again and again (it is closing endpoints)
   // must not cost a whole core.
   if (!armed && ++refusals_ < kRefusalLimit) return;

@@ -128,8 +128,8 @@ class EngineCore final : public Engine,
   void guarded(Action action) noexcept;
 
   // engine_drive.cpp: a thread in place of the progress thread
-  void driveUntil(const std::function<bool()>& done, Duration limit);
-  void dozeAsDriver(Duration limit);
+  bool driveUntil(const std::function<bool()>& done, ActiveTime::RealTime end);
+  bool dozeAsDriver(ActiveTime::RealTime end);
   void handBack();
   bool quiet() const;
 
@@ -210,13 +210,13 @@ class EngineCore final : public Engine,
   bool stopped_ = false;        // the lanes are gone
   std::exception_ptr failure_;  // of a driver: the progress thread ends with it
   enum class Driver : std::uint8_t { none, awake, asleep };
-  Driver driver_ = Driver::none;
-  ActiveTime::RealTime driver_due_;    // when it wakes at the latest, while it is asleep
-  ActiveTime::RealTime progress_due_;  // the same of the progress thread
-  Time progress_until_{};              // the same in active time
+  std::atomic<Driver> driver_{Driver::none};  // one that has lost the wheel leaves without it
+  ActiveTime::RealTime driver_due_;           // when it wakes at the latest, while it is asleep
+  ActiveTime::RealTime progress_due_;         // the same of the progress thread
+  Time progress_until_{};                     // the same in active time
   bool leased_ = false;
   Time lease_until_{};
-  Time driven_{};  // when a driver left last
+  Time driven_{};          // when a driver left last
   int refusals_ = 0;       // of arm(), in a row
   int steps_unheard_ = 0;  // since the control connections were looked at
   int idle_wakeups_ = 0;   // that came at once and brought nothing, in a row

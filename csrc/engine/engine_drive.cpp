@@ -13,67 +13,76 @@ namespace papilio::engine {
 void EngineCore::drive(const std::function<bool()>& done, Duration limit) {
   if (getpid() != owner_pid_ || wheel_.held()) return;
   if (has_driver_.exchange(true)) return wakeProgress();  // for what the caller has just posted
-  {
-    const std::lock_guard held(wheel_);
-    ++awake_;
-    try {
-      driveUntil(done, limit);
-    } catch (...) {
-      failure_ = std::current_exception();
-    }
-    --awake_;
-    driver_ = Driver::none;
-    if (!stopped_) handBack();
+  const auto end = ActiveTime::RealClock::now() + limit;
+  ++awake_;
+  // Whoever does not let go of the wheel (a bug) keeps the engine, but not the caller.
+  bool held = wheel_.lockUntil(end);
+  try {
+    if (held) held = driveUntil(done, end);
+  } catch (...) {
+    failure_ = std::current_exception();
   }
+  --awake_;
+  driver_ = Driver::none;
+  if (held && !stopped_) handBack();
+  if (held) wheel_.unlock();
+  if (!held) wakeProgress();
   has_driver_.store(false);
 }
 
-void EngineCore::driveUntil(const std::function<bool()>& done, Duration limit) {
+// False: it has lost the wheel.
+bool EngineCore::driveUntil(const std::function<bool()>& done, ActiveTime::RealTime end) {
   driver_ = Driver::awake;
   if (!stopped_) advanceClock(progress_due_);  // it may have slept since
-  const auto end = ActiveTime::RealClock::now() + limit;
   constexpr ActiveTime::RealTime kBusy{};
   auto idle_since = kBusy;
   while (!stopping_ && !stopped_ && !failure_ && !done()) {
-    if (step()) {
+    const bool busy = step();
+    const auto now = ActiveTime::RealClock::now();
+    if (now >= end) return true;
+    if (busy) {
       idle_since = kBusy;
-      wheel_.giveWay();
+      if (!wheel_.giveWayUntil(end)) return false;
       continue;
     }
-    const auto now = ActiveTime::RealClock::now();
-    if (now >= end || done()) return;
+    if (done()) return true;
     if (idle_since == kBusy) idle_since = now;
     if (now - idle_since < kSpin) {
       wheel_.unlock();
       sched_yield();  // to the ranks that are to send, where there are more of them than cores
-      wheel_.lock();
-    } else {
-      dozeAsDriver(end - now);
+      if (!wheel_.lockUntil(end)) return false;
+    } else if (!dozeAsDriver(end)) {
+      return false;
     }
   }
+  return true;
 }
 
-void EngineCore::dozeAsDriver(Duration limit) {
-  Duration planned = std::min<Duration>(nextDeadline() - clock_.now(), limit);
-  if (planned <= Duration::zero()) return;
+// False: as above.
+bool EngineCore::dozeAsDriver(ActiveTime::RealTime end) {
+  Duration planned =
+      std::min<Duration>(nextDeadline() - clock_.now(), end - ActiveTime::RealClock::now());
+  if (planned <= Duration::zero()) return true;
   if (!transport_->armWaiter()) {
-    if (++refusals_ < kRefusalLimit) return;
+    if (++refusals_ < kRefusalLimit) return true;
     planned = std::min(planned, kNap);
   } else {
     refusals_ = 0;
   }
   --awake_;
+  bool held = true;
   if (noCommands()) {
     driver_ = Driver::asleep;
     driver_due_ = clock_.dueIn(planned);
     const int fd = transport_->waiterFd();
     wheel_.unlock();
     nudge_.await(fd, planned);
-    wheel_.lock();
+    held = wheel_.lockUntil(std::max(end, driver_due_ + kNap));
     driver_ = Driver::awake;
-    if (!stopped_) advanceClock(std::min(driver_due_, progress_due_));
+    if (held && !stopped_) advanceClock(std::min(driver_due_, progress_due_));
   }
   ++awake_;
+  return held;
 }
 
 // Nothing is open here that others or the local rank wait for.

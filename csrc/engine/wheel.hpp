@@ -6,6 +6,7 @@
 #include <sched.h>
 
 #include <atomic>
+#include <chrono>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -14,12 +15,22 @@ namespace papilio::engine {
 
 class Wheel {
  public:
+  using TimePoint = std::chrono::steady_clock::time_point;
+
   // The calling thread must not hold it already.
   void lock() {
     wanted_.fetch_add(1);
     mutex_.lock();
     wanted_.fetch_sub(1);
     holder_.store(std::this_thread::get_id());
+  }
+  // False: it did not become free until `end`.
+  bool lockUntil(TimePoint end) {
+    wanted_.fetch_add(1);
+    const bool got = mutex_.try_lock_until(end);
+    wanted_.fetch_sub(1);
+    if (got) holder_.store(std::this_thread::get_id());
+    return got;
   }
   void unlock() {
     holder_.store({});
@@ -32,9 +43,14 @@ class Wheel {
   // Lets those have it that wait for it; a mutex alone would be taken again before they wake up.
   void giveWay() {
     if (!wanted()) return;
-    unlock();
-    for (int turn = 0; turn < kTurns && wanted(); ++turn) sched_yield();
+    letOthers();
     lock();
+  }
+  // The same with a limit. False: it is not held any more.
+  bool giveWayUntil(TimePoint end) {
+    if (!wanted()) return true;
+    letOthers();
+    return lockUntil(end);
   }
   // `action`, with the wheel in hand: for handlers that run wherever their event is seen.
   template <class Action>
@@ -48,7 +64,12 @@ class Wheel {
 
  private:
   static constexpr int kTurns = 100;
-  std::mutex mutex_;
+  void letOthers() {
+    unlock();
+    for (int turn = 0; turn < kTurns && wanted(); ++turn) sched_yield();
+  }
+
+  std::timed_mutex mutex_;
   std::atomic<int> wanted_{0};
   std::atomic<std::thread::id> holder_{};
 };

@@ -330,9 +330,8 @@ void Reduction::hurry(ChunkIndex chunk) {
 }
 
 bool Reduction::idle() const {
-  return std::none_of(open_.begin(), open_.end(), [&](std::uint32_t chunk) {
-    return !duties_.at(chunk).arrived.empty();
-  });
+  return std::none_of(open_.begin(), open_.end(),
+                      [&](std::uint32_t chunk) { return !duties_.at(chunk).arrived.empty(); });
 }
 
 std::optional<Duration> Reduction::lagOf(Rank rank) const {

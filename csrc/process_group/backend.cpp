@@ -292,10 +292,10 @@ BackendPapilio::WorkPtr BackendPapilio::submitAny(Issue issue, bool message, Mak
         queue->begin(std::move(issue.staged), issue.keep, issue.sum, std::move(issue.by_reference));
   }
   const std::string title = std::string("papilio:") + issue.op;
-  auto work = c10::make_intrusive<WorkPapilio>(std::move(context), issue.type, title.c_str(),
-                                               message ? 0 : takeNumber(), std::move(issue.outputs),
-                                               std::move(issue.keep), ledger_,
-                                               effective(issue.call.timeout), timing_.load(), on_device);
+  auto work = c10::make_intrusive<WorkPapilio>(
+      std::move(context), issue.type, title.c_str(), message ? 0 : takeNumber(),
+      std::move(issue.outputs), std::move(issue.keep), ledger_, effective(issue.call.timeout),
+      timing_.load(), on_device);
   const bool queued = on_device || (queue && !queue->idle());
   auto start = [work, group, callbacks, on_device, queue, make = std::move(make),
                 awaited = issue.call.awaited && !queued] {

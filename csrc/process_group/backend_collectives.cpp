@@ -99,8 +99,7 @@ BackendPapilio::WorkPtr BackendPapilio::allgather(std::vector<Tensors>& outputs,
 BackendPapilio::WorkPtr BackendPapilio::_allgather_base(at::Tensor& output, at::Tensor& input,
                                                         const c10d::AllgatherOptions& opts) {
   requireWhole(output, input, size_, "all_gather");
-  Issue issue{
-      "all_gather", c10d::OpType::_ALLGATHER_BASE, opts, {output}, {output, input}, {}};
+  Issue issue{"all_gather", c10d::OpType::_ALLGATHER_BASE, opts, {output}, {output, input}, {}};
   const RoundShape shape = shapeFor(OpKind::allgather, input);
   const Buffer mine = bufferOf(issue.staged.in(input));
   const auto all = partsOf(issue.staged.out(output), size_);
@@ -206,9 +205,8 @@ BackendPapilio::WorkPtr BackendPapilio::reduce_scatter(Tensors& outputs,
 BackendPapilio::WorkPtr BackendPapilio::_reduce_scatter_base(
     at::Tensor& output, at::Tensor& input, const c10d::ReduceScatterOptions& opts) {
   requireWhole(input, output, size_, "reduce_scatter");
-  Issue issue{"reduce_scatter", c10d::OpType::_REDUCE_SCATTER_BASE,
-              opts,     {output},
-              {output, input},  {}};
+  Issue issue{
+      "reduce_scatter", c10d::OpType::_REDUCE_SCATTER_BASE, opts, {output}, {output, input}, {}};
   const auto theirs = partsOf(issue.staged.in(input), size_);
   return reduceScatter(std::move(issue), output, theirs, opts.reduceOp);
 }
@@ -226,8 +224,7 @@ BackendPapilio::WorkPtr BackendPapilio::alltoall(Tensors& outputs, Tensors& inpu
   }
   RoundShape shape = shapeFor(OpKind::alltoall, inputs[0]);
   shape.numel = 0;  // may differ between pairs; each block's size is checked on arrival
-  Issue issue{"all_to_all", c10d::OpType::ALLTOALL,  opts,
-              outputs,      joined(outputs, inputs), {}};
+  Issue issue{"all_to_all", c10d::OpType::ALLTOALL, opts, outputs, joined(outputs, inputs), {}};
   const auto to = buffersOf(issue.staged.out(outputs));
   const auto from = buffersOf(issue.staged.in(inputs));
   return submit(std::move(issue), [=](Ring ring) { return strictAlltoall(ring, shape, to, from); });
@@ -244,8 +241,7 @@ BackendPapilio::WorkPtr BackendPapilio::alltoall_base(at::Tensor& output, at::Te
                    " differs from input dtype ", input.scalar_type());
   RoundShape shape = shapeFor(OpKind::alltoall, input);
   shape.numel = 0;
-  Issue issue{
-      "all_to_all", c10d::OpType::ALLTOALL_BASE, opts, {output}, {output, input}, {}};
+  Issue issue{"all_to_all", c10d::OpType::ALLTOALL_BASE, opts, {output}, {output, input}, {}};
   const auto to = splitRows(issue.staged.out(output), out_splits, size_, "output");
   const auto from = splitRows(issue.staged.in(input), in_splits, size_, "input");
   return submit(std::move(issue), [=](Ring ring) { return strictAlltoall(ring, shape, to, from); });

@@ -18,9 +18,9 @@ Round combining(Group& group, std::vector<float>& data, ReduceOp op = ReduceOp::
   auto promise = std::make_shared<std::promise<Completion>>();
   Round out;
   out.pending = promise->get_future();
-  out.seq = group.submit(
-      AllreduceRequest{data.data(), tolerant(data.size(), DType::float32, op), true}, std::nullopt,
-      [promise](const Completion& done) { promise->set_value(done); });
+  out.seq =
+      group.submit(AllreduceRequest{data.data(), tolerant(data.size(), DType::float32, op), true},
+                   std::nullopt, [promise](const Completion& done) { promise->set_value(done); });
   return out;
 }
 

@@ -137,6 +137,26 @@ TEST(Drive, ComesBackAfterItsLimit) {
   roundOfTwo(cluster, 100);
 }
 
+TEST(Drive, DoesNotWaitForAProgressThreadThatHangs) {
+  Cluster cluster(1);
+  std::vector<float> data(10, 1.0F);
+  std::promise<void> hangs;
+  std::promise<void> go;
+  cluster.groups[0]->submit(AllreduceRequest{data.data(), tolerant(10)}, std::nullopt,
+                            [&](const Completion&) {
+                              hangs.set_value();
+                              go.get_future().wait();
+                            });
+  hangs.get_future().wait();
+  Awaited call;
+  std::vector<float> other(10, 1.0F);
+  call.submit(*cluster.groups[0], other);
+  cluster.groups[0]->drive([&] { return call.ended.load(); }, 50ms);
+  EXPECT_FALSE(call.ended);
+  go.set_value();
+  EXPECT_TRUE(eventually([&] { return call.ended.load(); }));
+}
+
 TEST(Drive, ShutdownEndsIt) {
   for (int i = 0; i < 10; ++i) {
     Cluster cluster(2);
