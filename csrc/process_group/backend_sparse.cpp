@@ -129,9 +129,9 @@ BackendPapilio::WorkPtr BackendPapilio::allreduce_sparse(Tensors& tensors,
   }
   RoundShape shape = shapeFor(OpKind::allgather, mine);
   shape.numel = 0;  // differs between ranks; each block's size is checked on arrival
-  auto work = submit(
-      Issue{"all_reduce", c10d::OpType::ALLREDUCE, opts, tensors, {mine, received}, {}},
-      [=](Ring ring) { return strictAllgather(ring, shape, bufferOf(mine), parts); });
+  auto work =
+      submit(Issue{"all_reduce", c10d::OpType::ALLREDUCE, opts, tensors, {mine, received}, {}},
+             [=](Ring ring) { return strictAllgather(ring, shape, bufferOf(mine), parts); });
   work->wait();
   for (std::size_t r = 0; r < all.size(); ++r) all[r].load(parts[r].data);
   tensor.copy_(sumOf(all, input));
