@@ -124,7 +124,6 @@ struct StrictRequest {
   bool needs_all = false;
   ContributorSet needed;
   std::uint64_t nbytes = 0;  // for the report
-  bool awaited = false;      // as above
 };
 
 // One point-to-point message, to or from one rank. Messages between two ranks with one tag match in
@@ -135,8 +134,7 @@ struct MessageRequest {
   std::int32_t tag = 0;
   std::byte* data = nullptr;
   std::uint64_t bytes = 0;
-  RoundShape shape;      // for the report
-  bool awaited = false;  // as above
+  RoundShape shape;  // for the report
 };
 
 struct PeerInfo {
