@@ -135,7 +135,7 @@ void Machine::enterStrict(Time now, Seq seq, StrictSpec spec, Duration timeout) 
       }
     }
     for (const auto& [rank, failure] : round.early_failures) {
-      round.strict->peerFailedIt(rank, failure, effects_);
+      strictFailedBy(now, rank, failure, round);
     }
     strictMismatch(now, seq, round);
   }

@@ -246,6 +246,7 @@ class Machine {
                                           Time deadline);
   void strictEnded(Seq seq, Round& round);
   void strictMismatch(Time now, Seq seq, Round& round, bool decide_now = false);
+  void strictFailedBy(Time now, Rank from, const msg::StrictFailed& failure, Round& round);
 
   void notify(EventKind kind, Rank rank, Reason reason, Seq seq, std::string detail);
   void toControl(Rank to, ControlBody body) {

@@ -64,15 +64,19 @@ void Machine::on(Time now, Rank from, const msg::StrictFailed& failure) {
   if (!inWindow(from, failure.seq)) return;
   Round& round = rounds_[failure.seq];
   if (round.strict) {
-    // Told to be the odd one out before all shapes were seen: what is known names both sides.
-    const bool accused = failure.culprits.contains(members_.me()) &&
-                         failure.reason == static_cast<std::uint8_t>(Reason::schema);
-    if (accused) strictMismatch(now, failure.seq, round, true);
-    round.strict->peerFailedIt(from, failure, effects_);
+    strictFailedBy(now, from, failure, round);
   } else if (!round.my_schema) {
     round.early_failures.emplace(from, failure);
   }
   pump(now, failure.seq, round);
+}
+
+void Machine::strictFailedBy(Time now, Rank from, const msg::StrictFailed& failure, Round& round) {
+  // Told to be the odd one out before all shapes were seen: what is known names both sides.
+  const bool accused = failure.culprits.contains(members_.me()) &&
+                       failure.reason == static_cast<std::uint8_t>(Reason::schema);
+  if (accused) strictMismatch(now, failure.seq, round, true);
+  round.strict->peerFailedIt(from, failure, effects_);
 }
 
 void Machine::on(Time now, Rank from, const msg::Handover& handover) {

@@ -431,9 +431,8 @@ void Machine::strictMismatch(Time now, Seq seq, Round& round, bool decide_now) {
   error.mine = describe(*mine);
   const bool wins = decision->winner == round.my_schema;
   error.kind = wins ? ErrorKind::peer_failed : ErrorKind::schema_mismatch;
-  error.ranks =
-      wins ? decision->losers : members_.present() - round.votes.votersOf(*round.my_schema);
-  error.ranks.erase(members_.me());
+  const ContributorSet others = round.votes.voters() - round.votes.votersOf(*round.my_schema);
+  error.ranks = wins ? decision->losers : others & members_.present();
   error.ranks.forEach([&](Rank rank) {
     const auto vote = round.votes.of(rank);
     if (vote) error.theirs = describe(*round.votes.shapeOf(*vote));
@@ -441,7 +440,14 @@ void Machine::strictMismatch(Time now, Seq seq, Round& round, bool decide_now) {
   error.text = "the members called different collectives: this rank has " + error.mine +
                ", others have " + error.theirs;
   round.verdict_known = true;
-  round.strict->fail(std::move(error), effects_);
+  // Who is outvoted, or accused and can not tell, accuses nobody: those it would name are right, and
+  // one that has not seen the votes yet would believe it.
+  const bool told = decide_now && !round.votes.decide(members_.present(), false);
+  if (!wins && (decision->winner || told)) {
+    round.strict->failByItself(std::move(error), effects_);
+  } else {
+    round.strict->fail(std::move(error), effects_);
+  }
   pump(now, seq, round);
 }
 

@@ -194,10 +194,15 @@ void StrictRound::peerFailedIt(Rank from, const msg::StrictFailed& failure, Effe
   RoundError error{ErrorKind::peer_failed, culprits, reason, {}, {}, {}};
   ContributorSet itself;
   itself.insert(from);
-  error.text = culprits == itself && reason == Reason::none
-                   ? who + " ended this collective for itself (abort, timeout or leaving)"
-                   : who + " gave this collective up because of rank " + listed(culprits) + " (" +
-                         name(reason) + ")";
+  if (culprits == itself && reason == Reason::none) {
+    error.text = who + " ended this collective for itself (abort, timeout or leaving)";
+  } else if (culprits == itself && reason == Reason::schema) {
+    error.text = who + " called another collective than most members: this rank has " +
+                 describe(spec_.shape);
+  } else {
+    error.text = who + " gave this collective up because of rank " + listed(culprits) + " (" +
+                 name(reason) + ")";
+  }
   finish(std::move(error), out);
 }
 
@@ -210,6 +215,12 @@ void StrictRound::fail(RoundError error, Effects& out) {
     if (to != members_.me()) out.push_back(effect::SendControl{to, failure});
   });
   finish(std::move(error), out);
+}
+
+void StrictRound::failByItself(RoundError error, Effects& out) {
+  if (ended_) return;
+  self_suspect_ = true;
+  fail(std::move(error), out);
 }
 
 msg::StrictFailed StrictRound::failureOf(const RoundError& error) const {

@@ -58,6 +58,8 @@ class StrictRound {
   // Only a tolerant broadcast has a use for it.
   virtual void handover(Rank, const msg::Handover&, Effects&) {}
   void fail(RoundError error, Effects& out);
+  // The others are told that it is because of this rank.
+  void failByItself(RoundError error, Effects& out);
   // Members that have not entered, or owe data: whom a deadline blames.
   virtual ContributorSet owing() const;
   // Who gave the data in place of the dead root, once that is known.
