@@ -124,6 +124,7 @@ struct StrictRequest {
   bool needs_all = false;
   ContributorSet needed;
   std::uint64_t nbytes = 0;  // for the report
+  bool awaited = false;      // as above
 };
 
 // One point-to-point message, to or from one rank. Messages between two ranks with one tag match in
@@ -134,7 +135,8 @@ struct MessageRequest {
   std::int32_t tag = 0;
   std::byte* data = nullptr;
   std::uint64_t bytes = 0;
-  RoundShape shape;  // for the report
+  RoundShape shape;      // for the report
+  bool awaited = false;  // as above
 };
 
 struct PeerInfo {

@@ -145,12 +145,15 @@ class EngineCore final : public Engine,
   // engine_lanes.cpp: what the lanes report, and sending
   void onMessage(PeerId from, std::span<const std::byte> header,
                  std::span<const std::byte> payload) override;
+  void onLaneFrame(PeerId from, std::span<const std::byte> frame) override;
   void onSendDone(SendToken token, bool delivered) override;
   void onPeerError(PeerId peer, const std::string& why) override;
   void onPeerUp(PeerId peer, const PeerHello& hello) override;
   void onPeerDown(PeerId peer, DownCause cause, const std::string& detail) override;
   void onFrame(PeerId peer, std::span<const std::byte> frame) override;
   void onPong(PeerId peer, Duration rtt) override;
+  void takeFrame(PeerLink& peer, std::span<const std::byte> frame, Way way);
+  void controlMessage(PeerLink& peer, std::span<const std::byte> bytes);
   void lost(PeerLink& peer, fault::Reason reason, const std::string& detail);
   void pumpDirty();
   void pump(PeerLink& peer);

@@ -114,9 +114,32 @@ void EngineCore::onPeerError(PeerId id, const std::string& why) {
 }
 
 void EngineCore::onFrame(PeerId from, std::span<const std::byte> frame) {
-  PeerLink& peer = peers_[from.value];
+  // The lane holds what this may have to wait for.
+  while (peers_[from.value].frames.full(Way::connection) && transport_->progress() > 0) {
+  }
+  takeFrame(peers_[from.value], frame, Way::connection);
+}
+
+void EngineCore::onLaneFrame(PeerId from, std::span<const std::byte> frame) {
+  takeFrame(peers_[from.value], frame, Way::lane);
+}
+
+void EngineCore::takeFrame(PeerLink& peer, std::span<const std::byte> frame, Way way) {
   peer.last_seen = clock_.now();
-  const auto message = parseControl(frame);
+  const auto taken = peer.frames.take(
+      frame, way, [&](std::span<const std::byte> message) { controlMessage(peer, message); });
+  if (taken == FrameOrder::Taken::yes) return;
+  count("rejected.control");
+  if (taken == FrameOrder::Taken::malformed) return;
+  after(Duration::zero(), [this, id = peer.id] {
+    lost(peers_[id.value], fault::Reason::unreachable,
+         "control messages that it counts have not come");
+  });
+}
+
+void EngineCore::controlMessage(PeerLink& peer, std::span<const std::byte> bytes) {
+  const PeerId from = peer.id;
+  const auto message = parseControl(bytes);
   if (!message) {
     count("rejected.control");
     return;
@@ -155,8 +178,15 @@ void EngineCore::onPong(PeerId id, Duration rtt) {
 
 void EngineCore::sendControl(PeerId to, const ControlMessage& message) {
   if (to == kNoPeer) return;
-  count("control.frames_sent");
-  control_->send(to, encode(message));
+  PeerLink& peer = peers_[to.value];
+  const auto bytes = encode(message);
+  if (peer.lane_open && transport_->sendFrame(to, peer.frames.frame(bytes, Way::lane))) {
+    count("control.frames_by_lane");
+    peer.frames.sent(Way::lane);
+  } else if (control_->send(to, peer.frames.frame(bytes, Way::connection))) {
+    count("control.frames_by_connection");
+    peer.frames.sent(Way::connection);
+  }
 }
 
 void EngineCore::hasWork(PeerId to) {

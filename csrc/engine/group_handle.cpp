@@ -45,8 +45,7 @@ Seq GroupHandle::enqueue(Seq& last, Request request, std::optional<Duration> tim
   const auto issued = GroupRuntime::Clock::now();
   const Duration limit = timeout.value_or(timeout_);
   const RoundShape shape = request.shape;
-  bool urgent = true;
-  if constexpr (requires { request.awaited; }) urgent = !request.awaited;
+  const bool urgent = !request.awaited;
   const char* refused = nullptr;
   Seq seq;
   {

@@ -9,6 +9,7 @@
 
 #include "core/ids.hpp"
 #include "engine/control_plane.hpp"
+#include "engine/frame_order.hpp"
 #include "engine/group_runtime.hpp"
 #include "engine/transport.hpp"
 #include "fault/report.hpp"
@@ -55,6 +56,7 @@ struct PeerLink {
   Duration rtt{};
   Time last_seen{};
   GoodputMeter goodput;
+  FrameOrder frames;
   std::uint32_t in_flight = 0;
   std::uint64_t in_flight_bytes = 0;
   std::size_t next_group = 0;     // round robin

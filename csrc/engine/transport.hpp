@@ -34,6 +34,8 @@ struct TransportObserver {
   // A whole message. Both spans are valid only during the call. May call Transport::send().
   virtual void onMessage(PeerId from, std::span<const std::byte> header,
                          std::span<const std::byte> payload) = 0;
+  // What a peer gave to sendFrame(); valid during the call.
+  virtual void onLaneFrame(PeerId from, std::span<const std::byte> frame) = 0;
   // Header and payload memory of that send are free. Runs exactly once for each accepted send,
   // whatever happens to the peer. `delivered`: false when it failed or was cancelled.
   virtual void onSendDone(SendToken token, bool delivered) = 0;
@@ -56,6 +58,9 @@ class Transport {
   // onSendDone inside. False: refused (no lane), onSendDone will not run.
   virtual bool send(PeerId peer, std::span<const std::byte> header,
                     std::span<const std::byte> payload, SendToken token) = 0;
+  // Sends a control message, of which nothing needs to stay valid, where that is faster than a
+  // connection. False: not this way. Frames to one peer arrive in order, or that lane breaks.
+  virtual bool sendFrame(PeerId, std::span<const std::byte>) { return false; }
   // Runs what is ready, bounded; returns how many events it handled.
   virtual std::uint32_t progress() = 0;
   // Readable when progress() has work. Constant for the transport's life.

@@ -440,8 +440,8 @@ void Machine::strictMismatch(Time now, Seq seq, Round& round, bool decide_now) {
   error.text = "the members called different collectives: this rank has " + error.mine +
                ", others have " + error.theirs;
   round.verdict_known = true;
-  // Who is outvoted, or accused and can not tell, accuses nobody: those it would name are right, and
-  // one that has not seen the votes yet would believe it.
+  // Who is outvoted, or accused and can not tell, accuses nobody: those it would name are right,
+  // and one that has not seen the votes yet would believe it.
   const bool told = decide_now && !round.votes.decide(members_.present(), false);
   if (!wins && (decision->winner || told)) {
     round.strict->failByItself(std::move(error), effects_);

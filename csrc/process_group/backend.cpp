@@ -305,12 +305,9 @@ BackendPapilio::WorkPtr BackendPapilio::submitAny(Issue issue, bool message, Mak
                                           [on_device, queue] { queue->wake(); });
     }
     auto request = make(on_device.get());
-    // The others go over control connections, which are the progress thread's, for most of their
-    // way.
-    constexpr bool kDriven = requires { request.awaited; };
-    if constexpr (kDriven) request.awaited = awaited;
+    request.awaited = awaited;
     const Seq seq = group->submit(std::move(request), work->timeout(), std::move(done));
-    work->issued(group, seq, kDriven);
+    work->issued(group, seq);
   };
   if (queued) {
     queue->add(on_device, [start = std::move(start), work, callbacks, op = on_device] {

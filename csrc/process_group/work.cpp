@@ -50,10 +50,9 @@ WorkPapilio::~WorkPapilio() {
   if (!completed_) ledger_->close(nullptr);  // never submitted
 }
 
-void WorkPapilio::issued(std::shared_ptr<engine::Group> group, Seq seq, bool driven) {
+void WorkPapilio::issued(std::shared_ptr<engine::Group> group, Seq seq) {
   std::lock_guard lock(mutex_);
   group_ = std::move(group);
-  driven_ = driven;
   seq_ = seq;
 }
 
@@ -219,7 +218,7 @@ fault::RoundError WorkPapilio::waitOnHost(std::chrono::milliseconds timeout) {
   CallbackThreads::mayBlock();
   std::unique_lock lock(mutex_);
   ++waiting_;
-  if (const auto group = group_; group && driven_ && !device_ && !completed_) {
+  if (const auto group = group_; group && !device_ && !completed_) {
     lock.unlock();
     group->drive([this] { return ended_.load(); }, limit);
     lock.lock();

@@ -31,9 +31,8 @@ class WorkPapilio final : public c10d::Work {
               std::shared_ptr<DeviceOp> device);
   ~WorkPapilio() override;
 
-  // Called once, right after submission, by the thread that submits. `driven`: who waits for it
-  // drives the engine meanwhile.
-  void issued(std::shared_ptr<engine::Group> group, Seq seq, bool driven);
+  // Called once, right after submission, by the thread that submits.
+  void issued(std::shared_ptr<engine::Group> group, Seq seq);
   // With the extensions of the timeout that are in force.
   std::chrono::milliseconds timeout() const { return entry_.timeout; }
   // For Group::submit(): hands a completion to this work. Holds a reference until it ran.
@@ -90,7 +89,6 @@ class WorkPapilio final : public c10d::Work {
   c10::intrusive_ptr<c10::ivalue::Future> future_;
   c10::intrusive_ptr<c10::ivalue::Future> result_future_;
   std::shared_ptr<engine::Group> group_;
-  bool driven_ = false;
   Seq seq_;
   bool future_taken_ = false;                     // guarded by mutex_, as are the next three
   bool followed_ = false;                         // a stream waits, and nobody for an error

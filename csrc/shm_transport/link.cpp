@@ -39,16 +39,37 @@ bool Link::publish(std::span<const std::byte> header, std::span<const std::byte>
   if (published_ - released_ == kRingEntries || header.size() > kMaxEncodedHeader) return false;
   const std::uint64_t offset = payload.empty() ? 0 : own_.offsetOf(payload);
   if (offset == 0 && !payload.empty()) return false;
-  Entry& entry = ours_->ring[published_ % kRingEntries];
-  entry.header_bytes = static_cast<std::uint32_t>(header.size());
+  Entry& entry = put(header, {token, static_cast<std::uint32_t>(payload.size())});
   entry.payload_bytes = static_cast<std::uint32_t>(payload.size());
   entry.payload_offset = offset;
+  show();
+  return true;
+}
+
+bool Link::publishFrame(std::span<const std::byte> frame) {
+  if (pending_frames_ == kMostFrames || frame.size() > kMaxEncodedHeader) return false;
+  if (published_ - released_ == kRingEntries) return false;
+  put(frame, {.is_frame = true});
+  ++pending_frames_;
+  show();
+  return true;
+}
+
+Entry& Link::put(std::span<const std::byte> header, Pending pending) {
+  Entry& entry = ours_->ring[published_ % kRingEntries];
+  entry.is_frame = pending.is_frame ? 1 : 0;
+  entry.header_bytes = static_cast<std::uint16_t>(header.size());
+  entry.payload_bytes = 0;
+  entry.payload_offset = 0;
   std::memcpy(entry.header.data(), header.data(), header.size());
-  pending_[published_ % kRingEntries] = {token, entry.payload_bytes};
-  pending_bytes_ += entry.payload_bytes;
+  pending_[published_ % kRingEntries] = pending;
+  pending_bytes_ += pending.bytes;
+  return entry;
+}
+
+void Link::show() {
   ours_->published.store(++published_);
   wake();
-  return true;
 }
 
 // What a sleeper waits for, its `sleep` and its `wants_room` are stored and loaded sequentially
@@ -65,21 +86,31 @@ void Link::wake() {
 bool Link::takeDone(SendToken& token) {
   if (theirs_ == nullptr || released_ == published_) return false;
   const auto taken = theirs_->taken.load(std::memory_order_acquire);
-  if (taken == released_) return false;
   if (taken < released_ || taken > published_) {
     broken_ = "it claims to have taken messages that were not sent";
     return false;
   }
-  return takePending(token);
+  while (released_ != taken) {
+    if (pop(token)) return true;
+  }
+  return false;
 }
 
 bool Link::takePending(SendToken& token) {
-  if (released_ == published_) return false;
+  while (released_ != published_) {
+    if (pop(token)) return true;
+  }
+  return false;
+}
+
+// False: it was a control message, which nobody waits for.
+bool Link::pop(SendToken& token) {
   const Pending& pending = pending_[released_ % kRingEntries];
   pending_bytes_ -= pending.bytes;
-  token = pending.token;
   ++released_;
-  return true;
+  if (pending.is_frame) --pending_frames_;
+  token = pending.token;
+  return !pending.is_frame;
 }
 
 bool Link::next(Entry& entry, std::span<const std::byte>& payload) {

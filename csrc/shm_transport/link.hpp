@@ -33,6 +33,8 @@ class Link {
   // Puts a message into the ring. False: full, or the payload is not in the own segment.
   bool publish(std::span<const std::byte> header, std::span<const std::byte> payload,
                SendToken token);
+  // The same with a control message. False: no room, or it is too large.
+  bool publishFrame(std::span<const std::byte> frame);
   // Oldest pending send that the peer has taken, if any.
   bool takeDone(SendToken& token);
   // Oldest pending send, taken or not.
@@ -55,7 +57,11 @@ class Link {
   struct Pending {
     SendToken token = 0;
     std::uint32_t bytes = 0;
+    bool is_frame = false;
   };
+  Entry& put(std::span<const std::byte> header, Pending pending);
+  void show();
+  bool pop(SendToken& token);
 
   PeerId peer_;
   ProcessId self_;
@@ -71,6 +77,7 @@ class Link {
   std::uint64_t released_ = 0;   // ours, handed back to the engine
   std::uint64_t taken_ = 0;      // theirs
   std::uint64_t pending_bytes_ = 0;
+  std::uint32_t pending_frames_ = 0;
   std::uint64_t woken_at_ = 0;  // the sleep of the peer that was ended last
   std::string broken_;
 };

@@ -13,8 +13,8 @@
 
 namespace papilio::shm {
 
-inline constexpr std::uint64_t kMagic = 0x324d48534c504150;  // "PAPLSHM2"
-// More than a peer may have on its way (the engine's window), so that a ring is never full.
+inline constexpr std::uint64_t kMagic = 0x334d48534c504150;  // "PAPLSHM3"
+// More than a peer may have on its way, so that a ring is never full.
 inline constexpr std::uint32_t kRingEntries = 128;
 inline constexpr std::uint32_t kSlots = kMaxRanks;
 // Address space for staged bytes; pages exist from their first use on.
@@ -31,9 +31,14 @@ constexpr std::uint64_t nextSleep(std::uint64_t sleep, Sleeper who) {
   return (sleep / kSleepers + 1) * kSleepers + static_cast<std::uint64_t>(who);
 }
 
-// One message: its header, and where in the arena its payload is.
+// Control messages among them; the rest is for the engine's window.
+inline constexpr std::uint32_t kMostFrames = kRingEntries / 2;
+
+// One message: its header, and where in the arena its payload is; or a control message, in the
+// header's place.
 struct Entry {
-  std::uint32_t header_bytes;
+  std::uint16_t is_frame;
+  std::uint16_t header_bytes;
   std::uint32_t payload_bytes;
   std::uint64_t payload_offset;  // from the start of the segment
   std::array<std::byte, kMaxEncodedHeader> header;

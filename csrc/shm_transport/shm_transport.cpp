@@ -92,7 +92,7 @@ class ShmTransport final : public engine::Transport {
     if (it == links_.end()) return;
     Link& link = *it->second;
     // What a dead process had finished publishing is whole, and counts.
-    if (process_is_dead) {
+    if (process_is_dead && link.open()) {
       while (receive(link) != 0) {
       }
     }
@@ -120,6 +120,12 @@ class ShmTransport final : public engine::Transport {
     if (it == links_.end() || !it->second->broken().empty() || !staged) return false;
     waiting_.push_back({peer, header, payload, token});
     return true;
+  }
+
+  bool sendFrame(PeerId peer, std::span<const std::byte> frame) override {
+    const auto it = links_.find(peer);
+    return it != links_.end() && it->second->open() && it->second->broken().empty() &&
+           it->second->publishFrame(frame);
   }
 
   std::uint32_t progress() override {
@@ -250,7 +256,12 @@ class ShmTransport final : public engine::Transport {
     Entry entry;
     std::span<const std::byte> payload;
     while (events < kBatch && link.next(entry, payload)) {
-      observer_.onMessage(link.peer(), {entry.header.data(), entry.header_bytes}, payload);
+      const std::span<const std::byte> header{entry.header.data(), entry.header_bytes};
+      if (entry.is_frame != 0) {
+        observer_.onLaneFrame(link.peer(), header);
+      } else {
+        observer_.onMessage(link.peer(), header, payload);
+      }
       received_ += payload.size();
       read_since_ += std::max<std::uint64_t>(payload.size(), kFaultAround);
       link.taken();

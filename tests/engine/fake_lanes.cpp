@@ -40,6 +40,22 @@ bool FakeTransport::send(PeerId peer, std::span<const std::byte> header,
   return true;
 }
 
+bool FakeTransport::sendFrame(PeerId peer, std::span<const std::byte> frame) {
+  std::lock_guard lock(network_.mutex_);
+  const auto to = nodeBehind(peer);
+  if (!to || node_->dead || node_->closed.contains(*to) || !node_->up.contains(*to)) return false;
+  std::uniform_real_distribution<double> unit(0, 1);
+  if (unit(network_.chance_) >= network_.lane_share_) return false;
+  FakeNode& other = *network_.nodes_[*to];
+  const auto self = other.peers.find(node_->index);
+  if (self == other.peers.end() || other.dead || other.gone) return false;
+  other.data.push_back(
+      [id = self->second, bytes = std::vector<std::byte>(frame.begin(), frame.end())](
+          TransportObserver& observer) { observer.onLaneFrame(id, bytes); });
+  other.changed.notify_all();
+  return true;
+}
+
 std::uint32_t FakeTransport::progress() {
   std::uint32_t done = 0;
   for (; done < 64; ++done) {

@@ -1,6 +1,7 @@
 #include "engine/fake_network.hpp"
 
 #include "engine/fake_node.hpp"
+#include "engine/frame_order.hpp"
 
 namespace papilio::engine::testing {
 
@@ -82,6 +83,11 @@ void FakeNetwork::holdControl(std::size_t from, std::size_t to, bool on) {
     held_control_.erase({from, to});
   }
   flushControl();
+}
+
+void FakeNetwork::framesByLane(double share) {
+  std::lock_guard lock(mutex_);
+  lane_share_ = share;
 }
 
 void FakeNetwork::breakLane(std::size_t index, std::size_t peer) {
@@ -172,6 +178,7 @@ void FakeNetwork::inject(std::size_t from, std::size_t to, std::vector<std::byte
 }
 
 void FakeNetwork::injectControl(std::size_t from, std::size_t to, std::vector<std::byte> frame) {
+  frame.insert(frame.begin(), FrameOrder::kPrefixBytes, std::byte{0});
   std::lock_guard lock(mutex_);
   FakeNode& node = *nodes_.at(to);
   node.control.push_back([id = node.peers.at(from), frame = std::move(frame)](

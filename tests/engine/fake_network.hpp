@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <random>
 #include <set>
 #include <vector>
 
@@ -31,6 +32,8 @@ class FakeNetwork {
   void stall(std::size_t from, std::size_t to, bool on = true);
   // Control frames of one direction are kept back until released: one lane overtakes the other.
   void holdControl(std::size_t from, std::size_t to, bool on = true);
+  // That share of the control frames goes by the data lane, drawn by chance.
+  void framesByLane(double share);
   // The lane breaks, the process lives.
   void breakLane(std::size_t node, std::size_t peer);
 
@@ -43,7 +46,7 @@ class FakeNetwork {
     std::vector<std::byte>& payload;
   };
   void onData(std::function<int(Message)> filter);
-  // Bytes from nowhere, as if `from` had sent them.
+  // Bytes from nowhere, as if `from` had sent them; a frame, as if it had nothing to wait for.
   void inject(std::size_t from, std::size_t to, std::vector<std::byte> header,
               std::vector<std::byte> payload);
   void injectControl(std::size_t from, std::size_t to, std::vector<std::byte> frame);
@@ -88,6 +91,8 @@ class FakeNetwork {
     std::vector<std::byte> frame;
   };
   std::deque<HeldFrame> held_frames_;
+  double lane_share_ = 0;
+  std::minstd_rand chance_{1};
   std::set<std::pair<std::size_t, std::size_t>> stalled_;
   std::set<std::pair<std::size_t, std::size_t>> held_control_;
   std::function<int(Message)> filter_;

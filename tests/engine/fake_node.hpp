@@ -38,6 +38,7 @@ class FakeTransport final : public Transport {
   void disconnect(PeerId peer, bool process_is_dead) override;
   bool send(PeerId peer, std::span<const std::byte> header, std::span<const std::byte> payload,
             SendToken token) override;
+  bool sendFrame(PeerId peer, std::span<const std::byte> frame) override;
   std::uint32_t progress() override;
   int eventFd() const override { return -1; }
   bool arm() override;

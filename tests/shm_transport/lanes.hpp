@@ -32,6 +32,7 @@ struct Message {
 // What a lane reports. `on_message` sees the payload where it lies.
 struct Recorder : engine::TransportObserver {
   std::vector<Message> messages;
+  std::vector<Message> frames;                  // without payload
   std::map<SendToken, std::vector<bool>> done;  // delivered?, once per send
   std::vector<std::pair<PeerId, std::string>> errors;
   std::uint64_t received = 0;
@@ -40,6 +41,9 @@ struct Recorder : engine::TransportObserver {
 
   void onMessage(PeerId from, std::span<const std::byte> header,
                  std::span<const std::byte> payload) override;
+  void onLaneFrame(PeerId from, std::span<const std::byte> frame) override {
+    frames.push_back({from, {frame.begin(), frame.end()}, {}});
+  }
   void onSendDone(SendToken token, bool delivered) override;
   void onPeerError(PeerId peer, const std::string& why) override;
 };

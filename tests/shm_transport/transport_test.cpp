@@ -100,6 +100,34 @@ TEST(ShmTransport, ManyMessagesAmongFour) {
   EXPECT_GT(received, 0u);
 }
 
+TEST(ShmTransport, ControlMessagesTakeTheRingAndLeaveRoomInIt) {
+  Lane a(1), b(2), far(3, Use::near, "elsewhere");
+  a.connect(0, b);
+  b.connect(0, a);
+  a.connect(1, far);
+  ASSERT_TRUE(connected(a, b));
+  EXPECT_FALSE(a.transport->sendFrame(PeerId{1}, pattern(40, 1)));
+  EXPECT_FALSE(a.transport->sendFrame(PeerId{0}, pattern(kMaxEncodedHeader + 1, 1)));
+  constexpr std::uint32_t kData = kRingEntries - kMostFrames;
+  std::uint32_t sent = 0;
+  for (std::uint32_t turn = 0; turn < 3; ++turn) {
+    const std::size_t before = b.seen.frames.size();
+    while (a.transport->sendFrame(PeerId{0}, pattern(40 + sent % 100, sent))) ++sent;
+    EXPECT_EQ(sent - before, kMostFrames) << "as many as may be under way";
+    for (std::uint32_t i = 0; i < kData; ++i) {
+      ASSERT_TRUE(a.send(0, pattern(70, i), pattern(10, i), turn * kData + i));
+    }
+    ASSERT_TRUE(pump({&a, &b}, [&] {
+      return a.seen.done.size() == (turn + 1) * kData && b.seen.frames.size() == sent;
+    }));
+  }
+  EXPECT_EQ(a.other->sent, 0u) << "the data had room";
+  for (std::uint32_t i = 0; i < sent; ++i) {
+    ASSERT_EQ(b.seen.frames[i].header, pattern(40 + i % 100, i));
+  }
+  EXPECT_TRUE(a.seen.errors.empty() && b.seen.errors.empty());
+}
+
 TEST(ShmTransport, TheOtherLaneServesWhatCanNotBeReached) {
   Lane a(1), far(2, Use::near, "elsewhere");
   a.connect(0, far);

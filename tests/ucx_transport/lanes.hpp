@@ -41,6 +41,7 @@ struct Recorder final : engine::TransportObserver {
 
   void onMessage(PeerId from, std::span<const std::byte> header,
                  std::span<const std::byte> payload) override;
+  void onLaneFrame(PeerId, std::span<const std::byte>) override {}
   void onSendDone(SendToken token, bool ok) override;
   void onPeerError(PeerId peer, const std::string& why) override;
 };
