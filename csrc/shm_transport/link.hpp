@@ -47,6 +47,7 @@ class Link {
   // Anything to do? Says in the segment whether this side waits for room.
   bool readyBeforeSleep();
   void wake();
+  std::uint64_t mappedBytes() const { return segment_ ? segment_->mappedBytes() : 0; }
   void forgetPages();
   // Empty, or what is impossible about the peer's segment.
   const std::string& broken() const { return broken_; }

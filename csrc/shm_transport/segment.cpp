@@ -52,14 +52,25 @@ PeerSegment::PeerSegment(std::uint32_t pid, int fd, const Nonce& nonce)
 }
 
 bool PeerSegment::payload(std::uint64_t offset, std::uint32_t bytes,
-                          std::span<const std::byte>& out) const {
+                          std::span<const std::byte>& out) {
   out = {};
   if (bytes == 0) return true;
   if (offset < kArenaOffset || offset > kSegmentBytes || bytes > kSegmentBytes - offset) {
     return false;
   }
   out = {view_.data() + offset, bytes};
+  for (auto unit = offset / kFaultAround; unit <= (offset + bytes - 1) / kFaultAround; ++unit) {
+    if (touched_[unit]) continue;
+    touched_.set(unit);
+    ++mapped_;
+  }
   return true;
+}
+
+void PeerSegment::forgetPages() {
+  view_.forget(kArenaOffset);
+  touched_.reset();
+  mapped_ = 0;
 }
 
 }  // namespace papilio::shm

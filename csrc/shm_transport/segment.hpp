@@ -1,6 +1,7 @@
 // Owners of the mappings: the own segment, written here, and a peer's, only read.
 #pragma once
 
+#include <bitset>
 #include <cstdint>
 #include <map>
 #include <span>
@@ -42,12 +43,19 @@ class PeerSegment {
 
   const Segment& control() const { return *reinterpret_cast<const Segment*>(view_.data()); }
   // The payload of an entry; false when it is not inside the arena.
-  bool payload(std::uint64_t offset, std::uint32_t bytes, std::span<const std::byte>& out) const;
-  // Pages read so far count as this process's resident memory: let them go.
-  void forgetPages() const { view_.forget(kArenaOffset); }
+  bool payload(std::uint64_t offset, std::uint32_t bytes, std::span<const std::byte>& out);
+  // Pages of payloads so far count as this process's resident memory, at most so many bytes.
+  std::uint64_t mappedBytes() const { return mapped_ * kFaultAround; }
+  // Lets them go; who reads them again maps them again.
+  void forgetPages();
 
  private:
+  // A fault on one page maps its neighbours too, if they are in memory (fault_around_bytes).
+  static constexpr std::uint64_t kFaultAround = 64 * 1024;
+
   const SealedView view_;
+  std::bitset<kSegmentBytes / kFaultAround> touched_;
+  std::uint64_t mapped_ = 0;  // bits set
 };
 
 }  // namespace papilio::shm

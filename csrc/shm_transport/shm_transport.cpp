@@ -22,9 +22,7 @@ constexpr int kBatch = 32;  // messages from one peer before the others are look
 // Without a sleep, the other lane's descriptor is looked at once in so many calls.
 constexpr unsigned kLookEvery = 32;
 // Pages of peers' segments that are mapped here count as resident memory of this process.
-constexpr std::uint64_t kMappedBytes = 24ULL << 20;
-// A fault on one page maps its neighbours too, if they are in memory (fault_around_bytes).
-constexpr std::uint64_t kFaultAround = 64 * 1024;
+constexpr std::uint64_t kMappedBytes = 80ULL << 20;
 
 // What a process has to have before it can offer the lane; throws std::runtime_error.
 struct Resources {
@@ -136,7 +134,7 @@ class ShmTransport final : public engine::Transport {
       if (it != links_.end()) events += serve(*it->second);
     }
     events += sendWaiting();
-    if (read_since_ > kMappedBytes) forgetPages();
+    if (events != 0) boundPages();
     std::vector<std::pair<PeerId, std::string>> errors;
     errors.swap(errors_);
     for (const auto& [peer, why] : errors) observer_.onPeerError(peer, why);
@@ -263,7 +261,6 @@ class ShmTransport final : public engine::Transport {
         observer_.onMessage(link.peer(), header, payload);
       }
       received_ += payload.size();
-      read_since_ += std::max<std::uint64_t>(payload.size(), kFaultAround);
       link.taken();
       ++events;
     }
@@ -301,9 +298,11 @@ class ShmTransport final : public engine::Transport {
     return events;
   }
 
-  void forgetPages() {
+  void boundPages() {
+    std::uint64_t mapped = 0;
+    for (const auto& [peer, link] : links_) mapped += link->mappedBytes();
+    if (mapped < kMappedBytes) return;
     for (auto& [peer, link] : links_) link->forgetPages();
-    read_since_ = 0;
   }
 
   Config config_;
@@ -320,7 +319,6 @@ class ShmTransport final : public engine::Transport {
   unsigned unseen_ = 0;       // calls of look() since it looked
   std::uint64_t sent_ = 0;
   std::uint64_t received_ = 0;
-  std::uint64_t read_since_ = 0;  // bytes that may have been mapped since forgetPages()
 };
 
 }  // namespace
