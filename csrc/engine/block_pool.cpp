@@ -1,6 +1,7 @@
 #include "engine/block_pool.hpp"
 
 #include <cstdlib>
+#include <cstring>
 #include <new>
 
 namespace papilio::engine {
@@ -60,7 +61,43 @@ BlockRef BlockPool::allocate(std::uint32_t size) {
   return BlockRef(block);
 }
 
+BlockRef BlockPool::borrow(std::span<const std::byte> bytes, std::shared_ptr<const void> hold,
+                           Time now) {
+  if (free_borrowed_.empty()) free_borrowed_.push_back(std::make_unique<detail::Borrowed>());
+  detail::Borrowed* block = free_borrowed_.back().release();
+  free_borrowed_.pop_back();
+  block->pool = this;
+  block->data = const_cast<std::byte*>(bytes.data());
+  block->size = static_cast<std::uint32_t>(bytes.size());
+  block->size_class = kBorrowed;
+  block->hold = std::move(hold);
+  block->since = now;
+  borrowed_.push_back(block);
+  return BlockRef(block);
+}
+
+std::uint32_t BlockPool::bringHome(Time until) {
+  std::uint32_t count = 0;
+  for (; !borrowed_.empty() && borrowed_.front()->since <= until; ++count) {
+    detail::Borrowed* block = borrowed_.front();
+    block->home = allocate(block->size);
+    std::memcpy(block->home.data(), block->data, block->size);
+    block->data = block->home.data();
+    borrowed_.pop_front();
+    block->hold.reset();
+  }
+  return count;
+}
+
+void BlockPool::giveBack(detail::Borrowed* block) {
+  if (!block->home) std::erase(borrowed_, block);
+  block->home = {};
+  block->hold.reset();
+  free_borrowed_.emplace_back(block);
+}
+
 void BlockPool::giveBack(detail::Block* block) {
+  if (block->size_class == kBorrowed) return giveBack(static_cast<detail::Borrowed*>(block));
   in_use_ -= block->capacity;
   if (block->staged) staged_ -= block->capacity;
   block->staged = false;

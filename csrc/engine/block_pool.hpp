@@ -5,10 +5,13 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
+#include <memory>
 #include <span>
 #include <utility>
 #include <vector>
 
+#include "core/time.hpp"
 #include "engine/transport.hpp"
 
 namespace papilio::engine {
@@ -55,6 +58,14 @@ class BlockRef {
   detail::Block* block_ = nullptr;
 };
 
+namespace detail {
+struct Borrowed : Block {
+  std::shared_ptr<const void> hold;
+  BlockRef home;  // where its bytes are since they came home
+  Time since{};
+};
+}  // namespace detail
+
 class BlockPool {
  public:
   // `staging_budget`: bytes that tryAllocate() may have in use at once.
@@ -70,6 +81,12 @@ class BlockPool {
   void useArena(Arena* arena) { arena_ = arena; }
   void releaseIdle();
 
+  // Bytes that lie in a lane's memory (Transport::hold), as a block. Whoever has it only reads.
+  BlockRef borrow(std::span<const std::byte> bytes, std::shared_ptr<const void> hold, Time now);
+  // Copies what was borrowed until then, and gives it back to the lane; returns how many blocks.
+  std::uint32_t bringHome(Time until);
+  Time oldestBorrowed() const { return borrowed_.empty() ? kNever : borrowed_.front()->since; }
+
   // Empty when the budget is spent: the caller tries again when a block came back.
   BlockRef tryAllocate(std::uint32_t size);
   // For what the protocol already bounds (kept contributions within credits, results). Throws
@@ -84,12 +101,14 @@ class BlockPool {
  private:
   friend class BlockRef;
   void giveBack(detail::Block* block);
+  void giveBack(detail::Borrowed* block);
   detail::Block* create(std::uint8_t size_class);
   void destroy(detail::Block* block);
 
   // Idle blocks above this are freed: a burst does not stay resident.
   static constexpr std::uint64_t kIdleLimit = 24ULL << 20;
   static constexpr std::array<std::uint32_t, 3> kSizes{4 * 1024, 64 * 1024, kLargest};
+  static constexpr std::uint8_t kBorrowed = kSizes.size();  // in place of an index of them
 
   std::uint64_t budget_;
   Arena* arena_ = nullptr;
@@ -97,6 +116,8 @@ class BlockPool {
   std::uint64_t staged_ = 0;
   std::uint64_t held_ = 0;
   std::array<std::vector<detail::Block*>, kSizes.size()> free_;
+  std::deque<detail::Borrowed*> borrowed_;  // not come home, oldest first
+  std::vector<std::unique_ptr<detail::Borrowed>> free_borrowed_;
 };
 
 }  // namespace papilio::engine

@@ -109,6 +109,8 @@ bool EngineCore::step() {
   // Only events move deadlines: who looks again and again for one need not ask everybody.
   if (busy || clock_.now() >= due_) {
     tickDue();
+    const auto late = pool_.bringHome(clock_.now() - kBorrowLimit);
+    if (late != 0) count("payloads_held_too_long", late);
     due_ = std::min(nextDeadline(), next_ping_);
   }
   pumpDirty();
@@ -214,7 +216,8 @@ void EngineCore::doze(Duration planned) {
 Time EngineCore::nextDeadline() const {
   Time next = timers_.empty() ? kNever : timers_.begin()->first;
   for (const auto& [id, entry] : groups_) next = std::min(next, entry.runtime->nextDeadline());
-  return next;
+  const Time oldest = pool_.oldestBorrowed();
+  return oldest == kNever ? next : std::min(next, oldest + kBorrowLimit);
 }
 
 void EngineCore::after(Duration delay, std::function<void()> action) {

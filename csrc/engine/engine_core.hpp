@@ -81,9 +81,6 @@ class EngineCore final : public Engine,
   static constexpr Duration kPingEvery = 1s;
   static constexpr Duration kConnectLimit = std::chrono::minutes(10);
   static constexpr std::uint64_t kStagingBudget = 24ULL << 20;
-  // Staged and not yet taken by the lane, per peer: two chunks, so that they are still in the cache
-  // when the kernel copies them. It queues more on its own.
-  static constexpr std::uint64_t kWindowBytes = 512ULL << 10;
   static constexpr std::uint32_t kWindowMessages = 64;
   static constexpr std::uint32_t kMaxEarlyJoins = 1024;  // per peer
   // Fruitless wake-ups in a row after which the transport's descriptor is not trusted for a moment.
@@ -91,6 +88,9 @@ class EngineCore final : public Engine,
   static constexpr int kHearEvery = 4;  // steps
   static constexpr int kRefusalLimit = 20;
   static constexpr Duration kNap = 1ms;
+  // Contributions are read where their sender has staged them. If the others do not come for so
+  // long, they are copied: the sender's memory is not for waiting.
+  static constexpr Duration kBorrowLimit = 20ms;
   // A waiting thread looks for so long whether something comes before it sleeps; a wake-up takes
   // about as long as a small message.
   static constexpr Duration kSpin = 200us;
@@ -157,13 +157,14 @@ class EngineCore final : public Engine,
   void lost(PeerLink& peer, fault::Reason reason, const std::string& detail);
   void pumpDirty();
   void pump(PeerLink& peer);
-  std::uint64_t windowBytes() const;
+  std::uint64_t windowOf(const PeerLink& peer) const;
   bool sendOne(PeerLink& peer);
   void dispatch(PeerLink& peer, Outgoing message);
 
   // GroupHost
   Time now() const override { return clock_.now(); }
   BlockPool& pool() override { return pool_; }
+  BlockRef borrow(std::span<const std::byte> payload) override;
   void sendControl(PeerId to, const ControlMessage& message) override;
   void hasWork(PeerId to) override;
   void log(LogLevel level, const std::string& line) override;

@@ -189,6 +189,13 @@ void EngineCore::sendControl(PeerId to, const ControlMessage& message) {
   }
 }
 
+BlockRef EngineCore::borrow(std::span<const std::byte> payload) {
+  auto hold = transport_->hold(payload);
+  if (!hold) return {};
+  count("payloads_held");
+  return pool_.borrow(payload, std::move(hold), clock_.now());
+}
+
 void EngineCore::hasWork(PeerId to) {
   if (to == kNoPeer) return;
   PeerLink& peer = peers_[to.value];
@@ -208,14 +215,14 @@ void EngineCore::pumpDirty() {
 }
 
 // Peers that take nothing (frozen ones) must not hold all the staging memory.
-std::uint64_t EngineCore::windowBytes() const {
-  return std::min<std::uint64_t>(kWindowBytes,
+std::uint64_t EngineCore::windowOf(const PeerLink& peer) const {
+  return std::min<std::uint64_t>(transport_->window(peer.id),
                                  kStagingBudget / std::max<std::size_t>(peers_.size(), 1));
 }
 
 void EngineCore::pump(PeerLink& peer) {
-  while (peer.lane_open && peer.in_flight < kWindowMessages &&
-         peer.in_flight_bytes < windowBytes()) {
+  const std::uint64_t window = peer.lane_open ? windowOf(peer) : 0;
+  while (peer.lane_open && peer.in_flight < kWindowMessages && peer.in_flight_bytes < window) {
     if (!sendOne(peer)) return;
   }
 }

@@ -4,8 +4,14 @@
 #include "core/crc32c.hpp"
 #include "core/reference.hpp"
 #include "engine/group_runtime.hpp"
+#include "engine/stream_copy.hpp"
 
 namespace papilio::engine {
+
+namespace {
+// The beginning of a larger tensor is out of the caches again when its end has come.
+constexpr std::uint64_t kStreamedTensor = 8ULL << 20;
+}  // namespace
 
 ErrorFeedback::Source GroupRuntime::sourceOf(Seq seq, const Local& local, ChunkIndex chunk) const {
   return {
@@ -36,6 +42,10 @@ std::uint32_t GroupRuntime::encodeChunk(Seq seq, const Local& local, ChunkIndex 
 }
 
 void GroupRuntime::decodeChunk(const Local& local, ChunkIndex chunk, const std::byte* payload) {
+  const bool large = local.layout.totalPayload() >= kStreamedTensor;
+  if (large && local.shape.codec == Codec::raw) {
+    return streamCopy(chunkData(local, chunk), payload, local.layout.bytes(chunk));
+  }
   decode(local.shape.codec, local.shape.dtype, payload, local.layout.range(chunk).size(),
          chunkData(local, chunk));
 }

@@ -14,6 +14,9 @@ namespace papilio::engine {
 
 namespace {
 
+// A smaller contribution is copied: that costs less than a sender that has to wait for its memory.
+constexpr std::size_t kWorthHolding = 64 * 1024;
+
 fault::MachineConfig machineConfig(const GroupConfig& config, Incarnation incarnation) {
   fault::MachineConfig out;
   out.group = config.id;
@@ -273,11 +276,17 @@ void GroupRuntime::message(Rank from, const DataHeader& header,
 std::uint32_t GroupRuntime::mostKept() const { return 2 * kCreditsPerShard * config_.size; }
 
 bool GroupRuntime::keep(Rank from, const DataHeader& header, std::span<const std::byte> payload) {
-  BlockRef block = host_.pool().allocate(static_cast<std::uint32_t>(payload.size()));
-  if (config_.options.payload_crc) {
-    if (copyWithCrc32c(block.data(), payload) != header.payload_crc) return false;
+  const bool check = config_.options.payload_crc;
+  BlockRef block = payload.size() < kWorthHolding ? BlockRef() : host_.borrow(payload);
+  if (block) {
+    if (check && crc32c(payload) != header.payload_crc) return false;
   } else {
-    std::memcpy(block.data(), payload.data(), payload.size());
+    block = host_.pool().allocate(static_cast<std::uint32_t>(payload.size()));
+    if (!check) {
+      std::memcpy(block.data(), payload.data(), payload.size());
+    } else if (copyWithCrc32c(block.data(), payload) != header.payload_crc) {
+      return false;
+    }
   }
   buffers_.keep({header.seq, header.schema, header.chunk},
                 {from, header.weight, std::move(block), (header.flags & kOfHost) != 0});

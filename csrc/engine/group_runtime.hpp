@@ -35,6 +35,8 @@ class GroupHost {
   virtual ~GroupHost() = default;
   virtual Time now() const = 0;
   virtual BlockPool& pool() = 0;
+  // The payload that is being handled, where it lies; empty: it has to be copied.
+  virtual BlockRef borrow(std::span<const std::byte> payload) = 0;
   virtual void sendControl(PeerId to, const ControlMessage& message) = 0;
   virtual void hasWork(PeerId to) = 0;  // produce() has something for that peer
   virtual void log(LogLevel level, const std::string& line) = 0;

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -61,6 +62,12 @@ class Transport {
   // Sends a control message, of which nothing needs to stay valid, where that is faster than a
   // connection. False: not this way. Frames to one peer arrive in order, or that lane breaks.
   virtual bool sendFrame(PeerId, std::span<const std::byte>) { return false; }
+  // Inside onMessage(), for its payload: it stays readable, and the sender's memory in use, until
+  // what is returned is gone. Null: copy it.
+  virtual std::shared_ptr<const void> hold(std::span<const std::byte>) { return nullptr; }
+  // Bytes that are worth having on their way to that peer: two chunks, so that they are still in
+  // the cache when the kernel copies them. It queues more on its own.
+  virtual std::uint64_t window(PeerId) const { return 512ULL << 10; }
   // Runs what is ready, bounded; returns how many events it handled.
   virtual std::uint32_t progress() = 0;
   // Readable when progress() has work. Constant for the transport's life.

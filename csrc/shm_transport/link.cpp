@@ -1,6 +1,7 @@
 #include "shm_transport/link.hpp"
 
 #include <cstring>
+#include <utility>
 
 namespace papilio::shm {
 
@@ -9,7 +10,7 @@ Link::Link(PeerId peer, ProcessId self, const Address& address, OwnSegment& own,
       self_(self),
       own_(own),
       slot_(slot),
-      segment_(std::make_unique<PeerSegment>(address.pid, address.segment_fd, address.nonce)),
+      segment_(std::make_shared<PeerSegment>(address.pid, address.segment_fd, address.nonce)),
       bell_(address.pid, address.bell_fd),
       waiter_bell_(address.pid, address.waiter_bell_fd),
       ours_(&own.control().slots[slot]) {
@@ -116,12 +117,12 @@ bool Link::pop(SendToken& token) {
 bool Link::next(Entry& entry, std::span<const std::byte>& payload) {
   if (theirs_ == nullptr || !broken_.empty()) return false;
   const auto published = theirs_->published.load(std::memory_order_acquire);
-  if (published == taken_) return false;
-  if (published < taken_ || published - taken_ > kRingEntries) {
+  if (published == read_) return false;
+  if (published < read_ || published - read_ > kRingEntries) {
     broken_ = "its ring jumped";
     return false;
   }
-  std::memcpy(&entry, &theirs_->ring[taken_ % kRingEntries], sizeof(entry));
+  std::memcpy(&entry, &theirs_->ring[read_ % kRingEntries], sizeof(entry));
   if (entry.header_bytes > entry.header.size() ||
       !segment_->payload(entry.payload_offset, entry.payload_bytes, payload)) {
     broken_ = "a message points outside its segment";
@@ -130,7 +131,44 @@ bool Link::next(Entry& entry, std::span<const std::byte>& payload) {
   return true;
 }
 
-void Link::taken() { ours_->taken.store(++taken_); }
+// Keeps the memory mapped too, should the link go first.
+class Link::Hold {
+ public:
+  Hold(std::weak_ptr<Link> link, std::shared_ptr<PeerSegment> memory, std::uint64_t index)
+      : link_(std::move(link)), memory_(std::move(memory)), index_(index) {}
+  ~Hold() {
+    if (const auto link = link_.lock()) link->letGo(index_);
+  }
+  Hold(const Hold&) = delete;
+  Hold& operator=(const Hold&) = delete;
+
+ private:
+  std::weak_ptr<Link> link_;
+  std::shared_ptr<PeerSegment> memory_;
+  std::uint64_t index_;
+};
+
+std::shared_ptr<const void> Link::hold() {
+  auto out = std::make_shared<const Hold>(weak_from_this(), segment_, read_);
+  held_.set(read_ % kRingEntries);
+  return out;
+}
+
+void Link::handled() {
+  ++read_;
+  sayTaken();
+}
+
+void Link::letGo(std::uint64_t index) {
+  held_.reset(index % kRingEntries);
+  sayTaken();
+  settle();
+}
+
+void Link::sayTaken() {
+  while (taken_ != read_ && !held_[taken_ % kRingEntries]) ++taken_;
+  ours_->taken.store(taken_);
+}
 
 void Link::settle() {
   if (theirs_ != nullptr && theirs_->wants_room.load() != 0) wake();
@@ -141,7 +179,7 @@ bool Link::readyBeforeSleep() {
   ours_->wants_room.store(wants ? 1 : 0);
   if (!broken_.empty()) return false;
   if (theirs_ == nullptr) return segment_ && open();
-  return theirs_->published.load() != taken_ ||
+  return theirs_->published.load() != read_ ||
          (released_ != published_ && theirs_->taken.load() != released_);
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <bitset>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -16,7 +17,7 @@ namespace papilio::shm {
 using engine::PeerId;
 using engine::SendToken;
 
-class Link {
+class Link : public std::enable_shared_from_this<Link> {
  public:
   // Maps the peer's segment; `slot` of the own segment is for this pair. Throws
   // std::runtime_error that says why it can not.
@@ -39,9 +40,11 @@ class Link {
   bool takeDone(SendToken& token);
   // Oldest pending send, taken or not.
   bool takePending(SendToken& token);
-  // A message that has arrived; `entry` is a copy. Call taken() when it has been handled.
+  // A message that has arrived; `entry` is a copy. Call handled() when it has been handled.
   bool next(Entry& entry, std::span<const std::byte>& payload);
-  void taken();
+  void handled();
+  // In between: the message counts as taken only when what is returned is gone.
+  std::shared_ptr<const void> hold();
   // After a batch: wakes a peer that waits for room.
   void settle();
   // Anything to do? Says in the segment whether this side waits for room.
@@ -63,12 +66,15 @@ class Link {
   Entry& put(std::span<const std::byte> header, Pending pending);
   void show();
   bool pop(SendToken& token);
+  class Hold;
+  void letGo(std::uint64_t index);
+  void sayTaken();
 
   PeerId peer_;
   ProcessId self_;
   OwnSegment& own_;
   std::uint32_t slot_;
-  std::unique_ptr<PeerSegment> segment_;
+  std::shared_ptr<PeerSegment> segment_;
   PeerBell bell_;
   PeerBell waiter_bell_;
   Slot* ours_;
@@ -76,7 +82,9 @@ class Link {
   std::array<Pending, kRingEntries> pending_;
   std::uint64_t published_ = 0;  // ours
   std::uint64_t released_ = 0;   // ours, handed back to the engine
-  std::uint64_t taken_ = 0;      // theirs
+  std::uint64_t read_ = 0;       // theirs
+  std::uint64_t taken_ = 0;      // theirs, all before are read and not held
+  std::bitset<kRingEntries> held_;
   std::uint64_t pending_bytes_ = 0;
   std::uint32_t pending_frames_ = 0;
   std::uint64_t woken_at_ = 0;  // the sleep of the peer that was ended last

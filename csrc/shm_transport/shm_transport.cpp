@@ -126,6 +126,17 @@ class ShmTransport final : public engine::Transport {
            it->second->publishFrame(frame);
   }
 
+  // The peer may hold half of it until contributions of others have come.
+  std::uint64_t window(PeerId peer) const override {
+    const auto it = links_.find(peer);
+    return it != links_.end() && it->second->reading() ? 1ULL << 20 : other_->window(peer);
+  }
+
+  std::shared_ptr<const void> hold(std::span<const std::byte> payload) override {
+    const bool current = reported_ != nullptr && payload.data() == reported_payload_;
+    return current ? reported_->hold() : nullptr;
+  }
+
   std::uint32_t progress() override {
     look();
     std::uint32_t events = 0;
@@ -207,7 +218,7 @@ class ShmTransport final : public engine::Transport {
     }
     const std::uint32_t slot = free_slots_.back();
     try {
-      auto link = std::make_unique<Link>(peer, config_.self, address, segment(), slot);
+      auto link = std::make_shared<Link>(peer, config_.self, address, segment(), slot);
       segment().control().directory[slot].store(process.value);
       link->wake();
       links_[peer] = std::move(link);
@@ -258,12 +269,15 @@ class ShmTransport final : public engine::Transport {
       if (entry.is_frame != 0) {
         observer_.onLaneFrame(link.peer(), header);
       } else {
+        reported_ = &link;
+        reported_payload_ = payload.data();
         observer_.onMessage(link.peer(), header, payload);
       }
       received_ += payload.size();
-      link.taken();
+      link.handled();
       ++events;
     }
+    reported_ = nullptr;
     if (events != 0) link.settle();
     if (!link.broken().empty() && link.reading()) {
       link.stopReading();
@@ -309,11 +323,13 @@ class ShmTransport final : public engine::Transport {
   engine::TransportObserver& observer_;
   std::unique_ptr<engine::Transport> other_;
   std::unique_ptr<Resources> resources_;  // none: only the other lane
-  std::unordered_map<PeerId, std::unique_ptr<Link>> links_;
+  std::unordered_map<PeerId, std::shared_ptr<Link>> links_;
   std::vector<PeerId> order_;
   std::vector<std::uint32_t> free_slots_;
   std::vector<std::pair<PeerId, std::string>> errors_;
   std::deque<Waiting> waiting_;
+  Link* reported_ = nullptr;  // whose message is being handled
+  const std::byte* reported_payload_ = nullptr;
   std::uint64_t sleep_ = 0;   // as in the segment
   bool other_quiet_ = false;  // armed, and nothing seen on its descriptor since
   unsigned unseen_ = 0;       // calls of look() since it looked

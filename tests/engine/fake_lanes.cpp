@@ -56,6 +56,13 @@ bool FakeTransport::sendFrame(PeerId peer, std::span<const std::byte> frame) {
   return true;
 }
 
+std::shared_ptr<const void> FakeTransport::hold(std::span<const std::byte> payload) {
+  const auto bytes = node_->reported;
+  if (!bytes || bytes->data() != payload.data()) return nullptr;
+  return {bytes->data(),
+          [bytes](const void*) { std::fill(bytes->begin(), bytes->end(), std::byte{0xee}); }};
+}
+
 std::uint32_t FakeTransport::progress() {
   std::uint32_t done = 0;
   for (; done < 64; ++done) {

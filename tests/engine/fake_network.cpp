@@ -124,9 +124,13 @@ void FakeNetwork::deliver(const Held& message) {
   std::vector<std::byte> payload(message.payload.begin(), message.payload.end());
   const int times = filter_ ? filter_({message.from, message.to, header, payload}) : 1;
   for (int i = 0; i < times; ++i) {
-    to.data.push_back([id = sender->second, header, payload](TransportObserver& observer) {
-      observer.onMessage(id, header, payload);
-    });
+    to.data.push_back(
+        [id = sender->second, header, node = &to,
+         bytes = std::make_shared<std::vector<std::byte>>(payload)](TransportObserver& observer) {
+          node->reported = bytes;
+          observer.onMessage(id, header, *bytes);
+          node->reported.reset();
+        });
   }
   to.changed.notify_all();
 }

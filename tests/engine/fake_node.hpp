@@ -23,7 +23,8 @@ struct FakeNode {
   bool wolf = false;
   bool refuses_arm = false;
   bool throws = false;
-  bool gone = false;  // shut down in good order
+  bool gone = false;                                 // shut down in good order
+  std::shared_ptr<std::vector<std::byte>> reported;  // the payload that is being handled
   std::size_t in_flight = 0;
   std::uint64_t waits = 0;
 
@@ -39,6 +40,8 @@ class FakeTransport final : public Transport {
   bool send(PeerId peer, std::span<const std::byte> header, std::span<const std::byte> payload,
             SendToken token) override;
   bool sendFrame(PeerId peer, std::span<const std::byte> frame) override;
+  // Poisons the payload when it is let go.
+  std::shared_ptr<const void> hold(std::span<const std::byte> payload) override;
   std::uint32_t progress() override;
   int eventFd() const override { return -1; }
   bool arm() override;

@@ -64,6 +64,51 @@ TEST(BlockPool, HandlesCountAcrossCopiesAndMoves) {
   EXPECT_EQ(pool.bytesInUse(), 0u);
 }
 
+constexpr Time at(Duration since) { return Time{} + since; }
+
+std::shared_ptr<const void> holdOf(int& let_go) {
+  return {&let_go, [&let_go](const void*) { ++let_go; }};
+}
+
+TEST(BlockPool, BorrowedBytesAreReadWhereTheyLieAndGivenBackOnce) {
+  BlockPool pool(1 << 20);
+  std::vector<std::byte> bytes(1000, std::byte{7});
+  int let_go = 0;
+  {
+    auto block = pool.borrow(bytes, holdOf(let_go), at(5ms));
+    const auto other = block;
+    EXPECT_EQ(block.view().data(), bytes.data());
+    EXPECT_EQ(block.size(), 1000u);
+    EXPECT_EQ(pool.oldestBorrowed(), at(5ms));
+    EXPECT_EQ(pool.bytesInUse(), 0u);
+    block = {};
+    EXPECT_EQ(let_go, 0) << "somebody still reads it";
+  }
+  EXPECT_EQ(let_go, 1);
+  EXPECT_EQ(pool.oldestBorrowed(), kNever);
+}
+
+TEST(BlockPool, BorrowedBytesComeHome) {
+  BlockPool pool(1 << 20);
+  std::vector<std::byte> bytes(1000, std::byte{7});
+  int let_go = 0;
+  auto old = pool.borrow(bytes, holdOf(let_go), at(5ms));
+  auto young = pool.borrow(bytes, holdOf(let_go), at(6ms));
+  EXPECT_EQ(pool.bringHome(at(4ms)), 0u);
+  EXPECT_EQ(pool.bringHome(at(5ms)), 1u);
+  EXPECT_EQ(let_go, 1);
+  EXPECT_EQ(pool.oldestBorrowed(), at(6ms));
+  std::fill(bytes.begin(), bytes.end(), std::byte{0xee});  // its owner uses it again
+  EXPECT_EQ(std::vector(old.view().begin(), old.view().end()),
+            std::vector<std::byte>(1000, std::byte{7}));
+  EXPECT_EQ(young.data()[0], std::byte{0xee});
+  EXPECT_EQ(pool.bytesInUse(), 4096u);
+  old = {};
+  young = {};
+  EXPECT_EQ(let_go, 2);
+  EXPECT_EQ(pool.bytesInUse(), 0u);
+}
+
 Outbox::Contribution item(std::uint64_t seq, std::uint32_t chunk, std::uint32_t owner = 1) {
   return {Seq{seq}, ChunkIndex{chunk}, Rank{owner}, 0};
 }

@@ -90,6 +90,29 @@ TEST(ShmPeers, LastWordsOfADeadSenderCount) {
 }
 
 // A waiting thread is woken by a bell of its own; the progress thread sleeps on.
+// Memory that is held can be read when its owner is dead and the link to it is gone.
+TEST(ShmPeers, WhatIsHeldOutlivesTheDead) {
+  Lane a(1);
+  a.seen.keep = false;
+  std::span<const std::byte> bytes;
+  std::shared_ptr<const void> hold;
+  a.seen.on_message = [&](std::span<const std::byte> payload) {
+    if (hold) return;
+    bytes = payload;
+    hold = a.transport->hold(payload);
+  };
+  Child child(a, Child::Role::sender);
+  a.transport->connect(kPeer, ProcessId{Child::kProcess}, child.address());
+  ASSERT_TRUE(pump({&a}, [&] { return hold != nullptr; }));
+  const auto received = a.seen.received;
+  child.kill(SIGKILL);
+  child.end();
+  a.transport->disconnect(kPeer, true);
+  EXPECT_GE(a.seen.received, received);
+  expectWhole(bytes);
+  hold.reset();
+}
+
 TEST(ShmPeers, WakesTheThreadThatSleeps) {
   Lane a(1);
   Lane b(2);

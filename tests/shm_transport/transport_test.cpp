@@ -100,6 +100,37 @@ TEST(ShmTransport, ManyMessagesAmongFour) {
   EXPECT_GT(received, 0u);
 }
 
+TEST(ShmTransport, AHeldPayloadStaysAndHoldsWhatCameLater) {
+  Lane a(1), b(2);
+  a.connect(0, b);
+  b.connect(0, a);
+  ASSERT_TRUE(connected(a, b));
+  std::vector<std::pair<std::span<const std::byte>, std::shared_ptr<const void>>> held;
+  b.seen.on_message = [&](std::span<const std::byte> payload) {
+    EXPECT_EQ(b.transport->hold(payload.subspan(1)), nullptr) << "not what is reported";
+    if (b.seen.received % 2 == 1) held.emplace_back(payload, b.transport->hold(payload));
+  };
+  for (SendToken n = 0; n < 4; ++n) {
+    ASSERT_TRUE(a.send(0, Bytes(64), pattern(kChunk, static_cast<unsigned>(n)), n));
+  }
+  ASSERT_TRUE(pump({&a, &b}, [&] { return b.seen.messages.size() == 4; }));
+  for (int i = 0; i < 20; ++i) a.transport->progress();
+  EXPECT_TRUE(a.seen.done.empty()) << "its memory is being read";
+  ASSERT_EQ(held.size(), 2u);
+  for (std::size_t i = 0; i < 2; ++i) {
+    ASSERT_TRUE(held[i].second);
+    const Bytes seen(held[i].first.begin(), held[i].first.end());
+    EXPECT_EQ(seen, pattern(kChunk, static_cast<unsigned>(2 * i)));
+  }
+  const auto progressA = [&] { a.transport->progress(); };
+  held[1].second.reset();  // the older one is still there
+  progressA();
+  EXPECT_TRUE(a.seen.done.empty());
+  held[0].second.reset();
+  progressA();
+  EXPECT_EQ(a.seen.done.size(), 4u);
+}
+
 TEST(ShmTransport, ControlMessagesTakeTheRingAndLeaveRoomInIt) {
   Lane a(1), b(2), far(3, Use::near, "elsewhere");
   a.connect(0, b);
