@@ -82,13 +82,17 @@ bool reduceTiles(Codec codec, std::span<const CodedInput> inputs, std::uint64_t 
   return bad;
 }
 
+// Of nothing the pointers may be null, which memcpy() forbids.
+void copyBytes(std::byte* out, const std::byte* in, std::uint64_t bytes) {
+  if (bytes != 0) std::memcpy(out, in, bytes);
+}
+
 }  // namespace
 
 void encode(Codec codec, DType dtype, const std::byte* in, std::uint64_t numel, std::byte* out) {
   const Codec form = codecFor(codec, elementSize(dtype), numel);
   if (form == Codec::raw || form == Codec::reference) {
-    std::memcpy(out, in, payloadBytes(form, elementSize(dtype), numel));
-    return;
+    return copyBytes(out, in, payloadBytes(form, elementSize(dtype), numel));
   }
   forElement(dtype, [&](auto element) {
     using T = decltype(element);
@@ -104,8 +108,7 @@ void encode(Codec codec, DType dtype, const std::byte* in, std::uint64_t numel, 
 void decode(Codec codec, DType dtype, const std::byte* in, std::uint64_t numel, std::byte* out) {
   const Codec form = codecFor(codec, elementSize(dtype), numel);
   if (form == Codec::raw || form == Codec::reference) {
-    std::memcpy(out, in, payloadBytes(form, elementSize(dtype), numel));
-    return;
+    return copyBytes(out, in, payloadBytes(form, elementSize(dtype), numel));
   }
   forElement(dtype, [&](auto element) {
     using T = decltype(element);

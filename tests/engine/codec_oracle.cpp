@@ -52,7 +52,7 @@ Bytes encoded(Codec codec, DType dtype, const std::byte* in, std::uint64_t numel
   Bytes out(payloadBytes(codec, size, numel));
   const Codec form = codecFor(codec, size, numel);
   if (form == Codec::raw) {
-    std::memcpy(out.data(), in, out.size());
+    std::copy_n(in, out.size(), out.data());
     return out;
   }
   std::byte* values = out.data() + (form == Codec::bf16 ? 0 : scaleBytes(numel));

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -36,7 +37,7 @@ void expectSame(Codec codec, DType dtype, const Bytes& a, const Bytes& b, std::u
   ASSERT_EQ(a.size(), b.size());
   const Codec form = codecFor(codec, elementSize(dtype), numel);
   const auto head = form == Codec::fp16 || form == Codec::int8 ? scaleBytes(numel) : 0;
-  ASSERT_EQ(std::memcmp(a.data(), b.data(), head), 0) << name(codec) << " scales";
+  ASSERT_TRUE(std::equal(a.data(), a.data() + head, b.data())) << name(codec) << " scales";
   if (form == Codec::int8) {
     ASSERT_EQ(a, b) << "codes of " << name(dtype) << ", " << numel << " elements";
     return;

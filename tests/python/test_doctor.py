@@ -7,7 +7,6 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-import pytest
 from cluster import REPOSITORY, Cluster
 
 from papilio.doctor import facts, trial
