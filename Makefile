@@ -2,10 +2,10 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup build extension demo test conformance soak soak-sim mutants chaos chaos-docs bench bench-faults bench-micro lint format asan tsan cuda gpu-check wheel wheels clean
+.PHONY: help setup build extension demo test conformance soak soak-sim mutants chaos chaos-docs bench bench-faults bench-micro benchmarks lint format asan tsan cuda gpu-check wheel wheels clean
 
 help:
-	@echo "make demo | test | conformance | chaos | bench | bench-faults | bench-micro | lint | format | asan | tsan | cuda | gpu-check | wheel | wheels | soak | soak-sim | mutants | clean"
+	@echo "make demo | test | conformance | chaos | bench | bench-faults | bench-micro | benchmarks | lint | format | asan | tsan | cuda | gpu-check | wheel | wheels | soak | soak-sim | mutants | clean"
 
 setup:
 	@tools/setup.sh
@@ -60,6 +60,10 @@ bench-faults: build
 	@$(PY) -m papilio.bench --interleave papilio,gloo -b 1M -e 1M -n 400 --fault crash@3:150 --output-dir build/bench-faults/crash $(BENCH_ARGS)
 	@$(PY) -m papilio.bench --interleave papilio,gloo -b 1M -e 1M -n 400 --deadline 0.2 --fault freeze@3:150:1s --output-dir build/bench-faults/freeze $(BENCH_ARGS)
 	@$(PY) -m papilio.bench --interleave papilio,gloo -b 1M -e 1M -n 150 --deadline 0.1 --straggler rank=3:delay=100ms:dist=exp --output-dir build/bench-faults/straggler $(BENCH_ARGS)
+
+# All of docs/benchmarks.md, measured and written (10 minutes); BENCHMARKS_ARGS takes e.g. --only ucx
+benchmarks: extension
+	@$(PY) bench/benchmarks.py $(BENCHMARKS_ARGS)
 
 # The C++ parts alone; BENCH_ARGS takes Google Benchmark's flags, e.g. --benchmark_filter=crc
 bench-micro: build

@@ -114,8 +114,9 @@ void EngineCore::onPeerError(PeerId id, const std::string& why) {
 }
 
 void EngineCore::onFrame(PeerId from, std::span<const std::byte> frame) {
-  // The lane holds what this may have to wait for.
-  while (peers_[from.value].frames.full(Way::connection) && transport_->progress() > 0) {
+  // The lane holds what those that wait already are waiting for.
+  const auto& frames = peers_[from.value].frames;
+  for (int i = 0; i < 8 && frames.full(Way::connection) && transport_->progress() > 0; ++i) {
   }
   takeFrame(peers_[from.value], frame, Way::connection);
 }
