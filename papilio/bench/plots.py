@@ -126,7 +126,7 @@ def _bandwidth(pyplot, content: dict):
         axis.set_ylabel("bus bandwidth, GB/s (1e9)")
         axis.set_title(f"{scale} scale", fontsize=10, color=GREY, loc="left")
     axes[0].set_ylim(bottom=0)
-    axes[0].legend(title="p50, band p25 to p75", loc="upper left", alignment="left")
+    axes[0].legend(title="p50, band p25 to p75", loc="best", alignment="left")
     finish(figure, content, "Bus bandwidth by message size")
     return figure, ("backend", "size", "busbw_p50", "busbw_p25", "busbw_p75"), table
 
@@ -154,7 +154,7 @@ def _latency(pyplot, content: dict):
     axis.set_yscale("log")
     _size_axis(axis, _sizes(content))
     axis.set_ylabel("time of a call, µs")
-    axis.legend(title="p99 where there are 100 calls", loc="upper left", alignment="left")
+    axis.legend(title="p99 where there are 100 calls", loc="best", alignment="left")
     finish(figure, content, "Latency by message size")
     return figure, ("backend", "percentile", "size", "us"), table
 
