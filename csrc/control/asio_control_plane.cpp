@@ -222,6 +222,15 @@ void AsioControlPlane::watchProcess(Peer& peer) {
                          wheel_.guarding(std::move(ended)));
 }
 
+bool AsioControlPlane::endsUnheard() {
+  processes_.clear();
+  for (auto& [id, peer] : peers_) {
+    if (peer.state != Peer::State::up || !peer.pidfd) continue;
+    processes_.push_back({peer.pidfd->native_handle(), POLLIN, 0});
+  }
+  return !processes_.empty() && ::poll(processes_.data(), processes_.size(), 0) > 0;
+}
+
 void AsioControlPlane::down(Peer& peer, DownCause cause, const std::string& detail) {
   if (peer.state == Peer::State::down) return;
   peer.state = Peer::State::down;

@@ -2,6 +2,8 @@
 // same-host processes by pidfd.
 #pragma once
 
+#include <poll.h>
+
 #include <asio.hpp>
 
 #include <atomic>
@@ -34,6 +36,7 @@ class AsioControlPlane final : public engine::ControlPlane {
   void wait(Duration max) override;
   void nap(Duration max) override;
   void wake() override;
+  bool endsUnheard() override;
   engine::ControlCounters counters() const override { return counters_; }
 
  private:
@@ -124,6 +127,7 @@ class AsioControlPlane final : public engine::ControlPlane {
   PendingId last_pending_ = 0;
   bool accept_failing_ = false;
   std::map<PeerId, Peer> peers_;
+  std::vector<pollfd> processes_;  // of endsUnheard()
   std::atomic<bool> woken_{false};
   bool closing_ = false;
 };

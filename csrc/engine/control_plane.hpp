@@ -85,6 +85,8 @@ class ControlPlane {
   virtual void wait(Duration max) = 0;
   // Like wait(), but the watched fd does not end it: for a descriptor that cries wolf.
   virtual void nap(Duration max) = 0;
+  // A process of this host has ended, and wait() has not said so yet. Asked with the wheel in hand.
+  virtual bool endsUnheard() { return false; }
   // Ends a wait() or nap() from any thread. Signal-safe it need not be.
   virtual void wake() = 0;
 

@@ -86,6 +86,7 @@ class EngineCore final : public Engine,
   // Fruitless wake-ups in a row after which the transport's descriptor is not trusted for a moment.
   static constexpr int kSpinLimit = 1000;
   static constexpr int kHearEvery = 4;  // steps
+  static constexpr int kEndsLimit = 1000;  // yields
   static constexpr int kRefusalLimit = 20;
   static constexpr Duration kNap = 1ms;
   // Contributions are read where their sender has staged them. If the others do not come for so
@@ -129,6 +130,7 @@ class EngineCore final : public Engine,
 
   // engine_drive.cpp: a thread in place of the progress thread
   bool driveUntil(const std::function<bool()>& done, ActiveTime::RealTime end);
+  bool hearOfEnds(ActiveTime::RealTime end);
   bool dozeAsDriver(ActiveTime::RealTime end);
   void handBack();
   bool quiet() const;

@@ -30,10 +30,23 @@ void EngineCore::drive(const std::function<bool()>& done, Duration limit) {
   has_driver_.store(false);
 }
 
+// Processes that had ended before the call are known when it begins, as they are when the progress
+// thread begins with it: a strict collective would fail because of them instead of going on over
+// the rest. The progress thread is awake by now, and says so. False: the wheel is lost.
+bool EngineCore::hearOfEnds(ActiveTime::RealTime end) {
+  for (int i = 0; i < kEndsLimit && !stopped_ && control_->endsUnheard(); ++i) {
+    wheel_.unlock();
+    sched_yield();
+    if (!wheel_.lockUntil(end)) return false;
+  }
+  return true;
+}
+
 // False: it has lost the wheel.
 bool EngineCore::driveUntil(const std::function<bool()>& done, ActiveTime::RealTime end) {
   driver_ = Driver::awake;
   if (!stopped_) advanceClock(progress_due_);  // it may have slept since
+  if (!hearOfEnds(end)) return false;
   constexpr ActiveTime::RealTime kBusy{};
   auto idle_since = kBusy;
   while (!stopping_ && !stopped_ && !failure_ && !done()) {

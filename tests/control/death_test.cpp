@@ -39,6 +39,10 @@ class Child {
   }
   const std::string& record() const { return record_; }
   void kill(int signal) { ::kill(pid_, signal); }
+  void wait() {
+    waitpid(pid_, nullptr, 0);
+    pid_ = -1;
+  }
 
  private:
   [[noreturn]] static void run(std::uint64_t process, const std::string& parent, bool same_host,
@@ -62,8 +66,12 @@ TEST(Death, OfASameHostProcessIsSeenByPidfd) {
   Child child(2, parent.record(), true);
   parent.plane->connect(PeerId{0}, child.record(), kPatience);
   ASSERT_TRUE(pump({&parent}, [&] { return parent.seen.ups.size() == 1; }));
+  EXPECT_FALSE(parent.plane->endsUnheard());
   child.kill(SIGKILL);
+  child.wait();
+  EXPECT_TRUE(parent.plane->endsUnheard()) << "before it is said";
   ASSERT_TRUE(pump({&parent}, [&] { return !parent.seen.downs.empty(); }));
+  EXPECT_FALSE(parent.plane->endsUnheard());
   EXPECT_EQ(parent.seen.downs[0].cause, DownCause::process_exit);
   EXPECT_EQ(parent.seen.downs[0].detail, "exit seen by pidfd");
 }
