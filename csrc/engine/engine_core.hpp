@@ -85,7 +85,7 @@ class EngineCore final : public Engine,
   static constexpr std::uint32_t kMaxEarlyJoins = 1024;  // per peer
   // Fruitless wake-ups in a row after which the transport's descriptor is not trusted for a moment.
   static constexpr int kSpinLimit = 1000;
-  static constexpr int kHearEvery = 4;  // steps
+  static constexpr int kHearEvery = 4;     // steps
   static constexpr int kEndsLimit = 1000;  // yields
   static constexpr int kRefusalLimit = 20;
   static constexpr Duration kNap = 1ms;
