@@ -118,7 +118,7 @@ bool Link::next(Entry& entry, std::span<const std::byte>& payload) {
   if (theirs_ == nullptr || !broken_.empty()) return false;
   const auto published = theirs_->published.load(std::memory_order_acquire);
   if (published == read_) return false;
-  if (published < read_ || published - read_ > kRingEntries) {
+  if (published < read_ || published - taken_ > kRingEntries) {
     broken_ = "its ring jumped";
     return false;
   }

@@ -134,5 +134,34 @@ TEST(Frames, OneWayWaitsForTheOther) {
   for (auto& call : pending) EXPECT_FALSE(get(call).error);
 }
 
+// Node 0 counts a frame on the connection that does not come: node 1 gives it up, and says why.
+TEST(Frames, WhoseFramesDoNotComeIsGivenUp) {
+  Cluster cluster(3);
+  ASSERT_TRUE(gathers(cluster, 0));
+  cluster.network.holdControl(0, 1);
+  constexpr std::size_t kCalls = FrameOrder::kMostWaiting + 10;
+  std::vector<Bytes> mine(kCalls, Bytes(40, std::byte{1}));
+  std::vector<std::vector<Bytes>> theirs(kCalls);
+  std::vector<Pending> pending;
+  for (std::size_t call = 0; call < kCalls; ++call) {
+    pending.push_back(strict(*cluster.groups[0], allgatherRequest(3, mine[call], theirs[call])));
+    if (call > 0) continue;
+    cluster.stat(0, "rounds_open");  // asked of its progress thread: the call has been entered
+    cluster.network.framesByLane(1.0);
+  }
+  const auto said = [&] {
+    for (const auto& line : cluster.log(1)) {
+      if (line.find("peer 0 lost (unreachable: control messages that it counts") !=
+          std::string::npos) {
+        return true;
+      }
+    }
+    return false;
+  };
+  EXPECT_TRUE(eventually(said));
+  for (auto& group : cluster.groups) group->abort("the test is over");
+  for (auto& call : pending) EXPECT_TRUE(get(call).error);
+}
+
 }  // namespace
 }  // namespace papilio::engine::testing
