@@ -56,10 +56,8 @@ bench: build
 	@$(PY) -m papilio.bench --interleave papilio,gloo --mode streaming --block 50 -n 400 -b 64 -e 64K -f 4 --output-dir build/bench/back-to-back $(BENCH_ARGS)
 
 # A rank that dies, one that freezes for a second and one that computes longer, beside Gloo.
-bench-faults: build
-	@$(PY) -m papilio.bench --interleave papilio,gloo -b 1M -e 1M -n 400 --fault crash@3:150 --output-dir build/bench-faults/crash $(BENCH_ARGS)
-	@$(PY) -m papilio.bench --interleave papilio,gloo -b 1M -e 1M -n 400 --deadline 0.2 --fault freeze@3:150:1s --output-dir build/bench-faults/freeze $(BENCH_ARGS)
-	@$(PY) -m papilio.bench --interleave papilio,gloo -b 1M -e 1M -n 150 --deadline 0.1 --straggler rank=3:delay=100ms:dist=exp --output-dir build/bench-faults/straggler $(BENCH_ARGS)
+bench-faults: extension
+	@$(PY) bench/benchmarks.py --no-page --only killed frozen straggler
 
 # All of docs/benchmarks.md, measured and written (10 minutes); BENCHMARKS_ARGS takes e.g. --only ucx
 benchmarks: extension

@@ -1,6 +1,6 @@
 """Measures everything that docs/benchmarks.md shows, then writes it.
 
-    bench/benchmarks.py [--only NAME ...] [--document-only]
+    bench/benchmarks.py [--only NAME ...] [--no-page | --document-only]
 
 Each run leaves its files in build/benchmarks/NAME. Exit status 1: a run failed, and the page was
 not written.
@@ -26,8 +26,9 @@ def measure(run) -> bool:
     command = [sys.executable, "-m", "papilio.bench", *run.arguments.split(), "-q"]
     command += ["--output-dir", str(RESULTS / run.name)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    print(done.stdout, flush=True)
     if done.returncode != 0:
-        print((done.stdout + done.stderr)[-2000:], file=sys.stderr)
+        print(done.stderr[-2000:], file=sys.stderr)
         print(f"{run.name}: exit status {done.returncode}", file=sys.stderr)
     return done.returncode == 0
 
@@ -48,12 +49,16 @@ def main() -> int:
     names = [run.name for run in runs.RUNS]
     parser = argparse.ArgumentParser(description="Measures and writes docs/benchmarks.md.")
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME")
-    parser.add_argument("--document-only", action="store_true", help="measure nothing")
+    less = parser.add_mutually_exclusive_group()
+    less.add_argument("--no-page", action="store_true", help="measure only")
+    less.add_argument("--document-only", action="store_true", help="measure nothing")
     options = parser.parse_args()
     if not options.document_only:
         wanted = [run for run in runs.RUNS if run.name in options.only]
         if not all([measure(run) for run in wanted]):
             return 1
+    if options.no_page:
+        return 0
     try:
         write_page()
     except FileNotFoundError as error:
