@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <string>
 
 namespace papilio {
 
@@ -28,6 +29,11 @@ constexpr Duration fromSeconds(double seconds) {
 }
 constexpr double toSeconds(Duration duration) {
   return std::chrono::duration<double>(duration).count();
+}
+// For messages: "250 ms", rounded down.
+inline std::string milliseconds(Duration duration) {
+  return std::to_string(std::chrono::duration_cast<std::chrono::milliseconds>(duration).count()) +
+         " ms";
 }
 
 }  // namespace papilio

@@ -168,6 +168,7 @@ class EngineCore final : public Engine,
   BlockPool& pool() override { return pool_; }
   BlockRef borrow(std::span<const std::byte> payload) override;
   void sendControl(PeerId to, const ControlMessage& message) override;
+  void ping(PeerId to) override;
   void hasWork(PeerId to) override;
   void log(LogLevel level, const std::string& line) override;
 

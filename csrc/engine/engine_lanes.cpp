@@ -175,6 +175,11 @@ void EngineCore::onPong(PeerId id, Duration rtt) {
   PeerLink& peer = peers_[id.value];
   peer.last_seen = clock_.now();
   peer.rtt = peer.rtt == Duration::zero() ? rtt : (peer.rtt * 7 + rtt) / 8;
+  for (const auto& [group, rank] : peer.groups) group->answered(rank);
+}
+
+void EngineCore::ping(PeerId to) {
+  if (to != kNoPeer) control_->ping(to);
 }
 
 void EngineCore::sendControl(PeerId to, const ControlMessage& message) {

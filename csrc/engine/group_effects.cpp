@@ -175,6 +175,10 @@ void GroupRuntime::perform(const effect::SendControl& e) {
   host_.sendControl(peers_[e.to.value], ControlMessage{config_.id, e.body});
 }
 
+void GroupRuntime::perform(const effect::Ping& e) {
+  if (joined_.contains(e.to)) host_.ping(peers_[e.to.value]);
+}
+
 void GroupRuntime::perform(effect::Finish& e) {
   const auto it = locals_.find(e.seq);
   if (it == locals_.end()) return;
@@ -242,6 +246,7 @@ void GroupRuntime::perform(const effect::Notify& e) {
       break;
     case EventKind::view: host_.log(LogLevel::warn, prefix(event.seq) + peer + " " + why); break;
     case EventKind::fallback: host_.log(LogLevel::info, prefix(event.seq) + event.detail); break;
+    case EventKind::isolated: host_.log(LogLevel::warn, prefix(event.seq) + event.detail); break;
     default:
       host_.log(LogLevel::info,
                 prefix(event.seq) + fault::name(event.kind) + " " + peer + " (" + why + ")");

@@ -239,6 +239,11 @@ void GroupRuntime::paused(Duration gap) {
   drain();
 }
 
+void GroupRuntime::answered(Rank rank) {
+  machine_.heard(host_.now(), rank);
+  drain();
+}
+
 void GroupRuntime::tick() {
   machine_.tick(host_.now());
   drain();

@@ -38,6 +38,7 @@ class GroupHost {
   // The payload that is being handled, where it lies; empty: it has to be copied.
   virtual BlockRef borrow(std::span<const std::byte> payload) = 0;
   virtual void sendControl(PeerId to, const ControlMessage& message) = 0;
+  virtual void ping(PeerId to) = 0;     // its progress thread answers, if it runs
   virtual void hasWork(PeerId to) = 0;  // produce() has something for that peer
   virtual void log(LogLevel level, const std::string& line) = 0;
 };
@@ -96,6 +97,7 @@ class GroupRuntime {
   void control(Rank from, const ControlBody& body);
   void message(Rank from, const DataHeader& header, std::span<const std::byte> payload);
   void paused(Duration gap);
+  void answered(Rank rank);  // a ping
   void tick();
   Time nextDeadline() const {
     return std::min({machine_.nextDeadline(), p2p_.nextDeadline(), views_.nextDeadline()});
@@ -151,6 +153,7 @@ class GroupRuntime {
   void perform(const fault::effect::SendBlocks& e);
   void perform(const fault::effect::RunPhase& e);
   void perform(const fault::effect::Notify& e);
+  void perform(const fault::effect::Ping& e);
 
   ContributorSet reduceInto(const fault::effect::Reduce& e, const RoundShape& shape,
                             std::uint64_t numel, std::byte* out);

@@ -338,17 +338,20 @@ ContributorSet Contribution::stuckAt() const {
   return out;
 }
 
-Time Contribution::nextDeadline() const {
-  Time next = ceiling_;
+Time Contribution::verdictAt() const {
+  Time next = kNever;
   for (std::uint32_t r = 0; r < members_.size(); ++r) {
     if (waiting_at_[r] == 0 || Rank{r} == members_.me()) continue;
     next = std::min(next, resultDeadline(Rank{r}));
   }
-  next = std::min(next, hostDeadline());
-  if (fetching_ > 0) {
-    for (const auto& chunk : chunks_) {
-      if (chunk.state == State::fetching) next = std::min(next, chunk.fetch_until);
-    }
+  return next;
+}
+
+Time Contribution::nextDeadline(Time verdict) const {
+  Time next = std::min({ceiling_, verdict, hostDeadline()});
+  if (fetching_ == 0) return next;
+  for (const auto& chunk : chunks_) {
+    if (chunk.state == State::fetching) next = std::min(next, chunk.fetch_until);
   }
   return next;
 }

@@ -91,7 +91,8 @@ class Contribution {
   ContributorSet stuckAt() const;  // the same, and those that failed it and are asked for elsewhere
   // `target` can not answer yet, and that is not its fault: its time starts again.
   void grantTime(Time now, Rank target) { assigned_[target.value] = now; }
-  Time nextDeadline() const;
+  Time verdictAt() const;  // when a reducer will be overdue
+  Time nextDeadline(Time verdict) const;
   Time ceiling() const { return ceiling_; }
   bool holds(ChunkIndex chunk) const;  // the result is in the tensor
   bool waits(ChunkIndex chunk) const { return chunks_[chunk.value].state != State::got; }

@@ -102,13 +102,18 @@ struct RunPhase {
 struct Notify {
   Event event;
 };
+// Ask the peer's progress thread for a sign of life; its answer comes back as Machine::heard().
+struct Ping {
+  Rank to;
+};
 
 }  // namespace effect
 
 using Effect = std::variant<effect::SendContribution, effect::DropContributions, effect::SendResult,
                             effect::SendHeld, effect::Relay, effect::Reduce, effect::ApplyOwn,
                             effect::FillLocal, effect::SendControl, effect::Finish, effect::Forget,
-                            effect::Discard, effect::SendBlocks, effect::RunPhase, effect::Notify>;
+                            effect::Discard, effect::SendBlocks, effect::RunPhase, effect::Notify,
+                            effect::Ping>;
 using Effects = std::vector<Effect>;
 
 }  // namespace papilio::fault

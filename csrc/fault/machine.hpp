@@ -97,6 +97,8 @@ class Machine {
   void peerGone(Time now, Rank rank, Reason reason, const std::string& evidence);
   // This process did not run for `gap`: whatever looks late now may be this rank's own doing.
   void paused(Time now, Duration gap);
+  // A member's progress thread answered a ping.
+  void heard(Time now, Rank from);
 
   void tick(Time now);
   Time nextDeadline() const;
@@ -166,16 +168,15 @@ class Machine {
   void expireRound(Time now, Seq seq, Round& round);
   bool creditsSpent(Rank rank, Rank owner) const;
   void judgeLate(Time now, Seq seq, Round& round, const ContributorSet& late);
+  void doubtSilently(const ContributorSet& ranks);
   // What this rank, as a reducer, has against a late rank, as text; nothing if it has no say.
   std::optional<std::string> lateness(const Round& round, Rank rank) const;
   void struck(Time now, Seq seq, Rank rank, bool strike, const std::string& why);
   ContributorSet votedOtherwise(const Round& round, SchemaHash schema) const;
   void expireStrict(Time now, Seq seq, Round& round);
-  void suspectReducer(Time now, Seq seq, Rank rank);
   void redirectAll(Time now, Rank target);
   void noteLags(Reduction& reduction);
   void counted(Rank from, const Reduction& reduction);
-  void announceReturn(Seq counted);
   void resolveSchema(Time now, Seq seq, Round& round, bool force);
   void losesSchema(Time now, Seq seq, Round& round, const SchemaVotes::Decision& decision);
   void blacklistSchema(Time now, Seq seq, Rank rank);
@@ -196,6 +197,16 @@ class Machine {
   void sayHeld(Time now, Seq asked);
   void sayCombines(Time now);
   void sayWaits(Time now, Seq seq, const Round& round);
+  // machine_suspects.cpp
+  Time verdictAt() const;
+  Time probeAt(Time verdict) const;
+  void probe(Time now);
+  bool cutOff(Time now, Seq seq);
+  void suspectReducer(Time now, Seq seq, Rank rank);
+  void announceReturn(Seq counted);
+  void sayReturn();
+  void on(Time now, Rank from, const msg::Suspect& suspect);
+  void on(Time now, Rank from, const msg::Reinstate& reinstate);
   // machine_host.cpp
   bool plausible(Rank from, const DataHeader& header) const;
   bool welcome(const DataHeader& header) const;
@@ -230,8 +241,6 @@ class Machine {
   void on(Time now, Rank from, const msg::Fetch& fetch);
   void on(Time now, Rank from, const msg::None& none);
   void on(Time now, Rank from, const msg::Settled& settled);
-  void on(Time now, Rank from, const msg::Suspect& suspect);
-  void on(Time now, Rank from, const msg::Reinstate& reinstate);
   void on(Time now, Rank from, const msg::Handover& handover);
   void on(Time now, Rank from, const msg::Leave& leave);
   void on(Time now, Rank from, const msg::Join& join);
@@ -276,6 +285,9 @@ class Machine {
   Time suspect_self_until_{};
   Time held_said_{};  // when this rank last said whom it waits for
   std::optional<Seq> combining_;
+  Time probed_{};             // when this rank last asked the others for a sign of life
+  bool cut_off_ = false;  // most of them gave none …
+  Time cut_off_since_ = kNever;
   std::set<Seq> said_waits_;  // rounds in which it said so, and has not taken it back
 };
 

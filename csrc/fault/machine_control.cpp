@@ -12,6 +12,7 @@ constexpr std::size_t kFailuresKept = 64;
 }
 
 void Machine::control(Time now, Rank from, const ControlBody& body) {
+  heard(now, from);
   std::visit([&](const auto& message) { on(now, from, message); }, body);
 }
 
@@ -363,36 +364,6 @@ void Machine::on(Time now, Rank from, const msg::Settled& settled) {
     if (seq >= settled.all_before) break;
     if (Round* round = find(seq)) pump(now, seq, *round);
   }
-}
-
-void Machine::on(Time now, Rank, const msg::Suspect& suspect) {
-  const Rank target = suspect.target;
-  if (target.value >= config_.size || members_.gone(target)) return;
-  // Rounds that the target announced to reduce again, and that somebody had routed elsewhere before
-  // that arrived, go to the stand-in as well.
-  const Seq announced = members_.at(target).reinstated_from;
-  const Seq from = announced.value != 0 ? std::min(announced, suspect.seq) : suspect.seq;
-  members_.routeAround(target, from);
-  const std::set<Seq> rounds = live_;
-  for (const Seq seq : rounds) {
-    Round* round = find(seq);
-    if (seq < from || round == nullptr || !round->local || round->finished) continue;
-    ownDuties(now, seq, *round, round->local->redirect(now, target, effects_));
-    if (target == members_.me()) withdrawRedirected(*round);
-    pump(now, seq, *round);
-  }
-}
-
-void Machine::on(Time, Rank from, const msg::Reinstate& reinstate) {
-  if (!members_.at(from).routed_around) return;
-  if (reinstate.seq <= entered_) {
-    // It did not know how far the others are: rounds from there on went to its stand-in already.
-    const Seq next{entered_.value + 1};
-    members_.routeAround(from, next);
-    toOthers(msg::Suspect{from, next});
-    return;
-  }
-  members_.reinstate(from, reinstate.seq);
 }
 
 }  // namespace papilio::fault

@@ -49,6 +49,7 @@ bool Machine::sane(const DataHeader& header) const {
 }
 
 Admission Machine::judge(Time now, Rank from, const DataHeader& header) {
+  heard(now, from);
   switch (header.type) {
     case MessageType::contribution: return judgeContribution(now, from, header);
     case MessageType::result:

@@ -8,13 +8,7 @@
 namespace papilio::fault {
 
 namespace {
-constexpr int kTiePatience = 3;                 // x patience
-constexpr std::uint64_t kReinstateMargin = 16;  // rounds, so that everybody hears of it before
-
-std::string milliseconds(Duration duration) {
-  return std::to_string(std::chrono::duration_cast<std::chrono::milliseconds>(duration).count()) +
-         " ms";
-}
+constexpr int kTiePatience = 3;  // x patience
 }  // namespace
 
 void Machine::ownDuties(Time now, Seq seq, Round& round, const std::vector<ChunkIndex>& chunks) {
@@ -104,26 +98,13 @@ void Machine::counted(Rank from, const Reduction& reduction) {
   if (!reduction.here(from)) members_.caughtUp(from);
 }
 
-// This rank was routed around and its contributions count again: it reduces again from a round on
-// that nobody has entered yet.
-void Machine::announceReturn(Seq counted) {
-  const Member& self = members_.at(members_.me());
-  if (PAPILIO_MUTANT(reinstate_announced)) return;
-  if (!self.routed_around || self.reinstated_from.value != 0) return;
-  // A result from before the incident proves nothing: after a freeze it is the first thing in the
-  // mailbox, while the others are many rounds ahead.
-  if (counted < self.routed_from || counted.value + kNearlyCurrent < newest_.value) return;
-  const Seq from{newest_.value + kReinstateMargin};
-  members_.reinstate(members_.me(), from);
-  toOthers(msg::Reinstate{from});
-}
-
 void Machine::tick(Time now) {
   for (const auto& entry : members_.blacklist().expire(now)) {
     notify(EventKind::readmitted, entry.rank, entry.reason, entered_, "its term is over");
     members_.caughtUp(entry.rank);
     opinions_changed_ = true;
   }
+  probe(now);
   const std::set<Seq> rounds = live_;
   for (const Seq seq : rounds) {
     if (Round* round = find(seq)) expireRound(now, seq, *round);
@@ -232,9 +213,11 @@ void Machine::judgeLate(Time now, Seq seq, Round& round, const ContributorSet& l
   peers.erase(members_.me());
   const auto others = peers.count();
   // Who misses most of the group at once is itself the one that is cut off (protocol D2, C6).
-  const bool sick =
-      now < suspect_self_until_ || (missing.count() >= 2 && missing.count() * 2 > others);
+  const bool cut_off = !missing.empty() && cutOff(now, seq);
+  const bool sick = now < suspect_self_until_ || cut_off ||
+                    (missing.count() >= 2 && missing.count() * 2 > others);
   if (sick) round.self_suspect = true;
+  if (cut_off) return doubtSilently(missing);
   missing.forEach([&](Rank rank) {
     // Where this rank stands in for a third one that others think dead, the two merely disagree:
     // no reason to call anybody slow.
@@ -249,6 +232,12 @@ void Machine::judgeLate(Time now, Seq seq, Round& round, const ContributorSet& l
     members_.missed(rank, false, ContributorSet{});
     opinions_changed_ = true;
   });
+}
+
+// Not waited for again until heard of, and nothing is said against them.
+void Machine::doubtSilently(const ContributorSet& ranks) {
+  ranks.forEach([&](Rank rank) { members_.missed(rank, false, ContributorSet{}); });
+  opinions_changed_ = true;
 }
 
 std::optional<std::string> Machine::lateness(const Round& round, Rank rank) const {
@@ -295,23 +284,6 @@ void Machine::struck(Time now, Seq seq, Rank rank, bool strike, const std::strin
 ContributorSet Machine::votedOtherwise(const Round& round, SchemaHash schema) const {
   if (!round.votes.contested()) return {};
   return round.votes.voters() - round.votes.votersOf(schema);
-}
-
-void Machine::suspectReducer(Time now, Seq seq, Rank rank) {
-  Round& round = rounds_.at(seq);
-  const Seq next{entered_.value + 1};
-  const auto routed = members_.routeAround(rank, next);
-  if (routed != Members::Routed::known) toOthers(msg::Suspect{rank, next});
-  const bool sick = now < suspect_self_until_;
-  const bool first = members_.at(rank).pace == Member::Pace::timely && !sick;
-  // Also when somebody else said so before: this rank's own patience with it is spent all the same.
-  if (routed == Members::Routed::news || first) {
-    struck(
-        now, seq, rank, first,
-        "no result and no sign of progress for " + milliseconds(round.local->resultBudget(rank)));
-    ++counters_.fetches;
-  }
-  round.local->reducerFailed(now, rank, false, effects_);
 }
 
 void Machine::blacklistSchema(Time now, Seq seq, Rank rank) {
@@ -453,19 +425,26 @@ void Machine::strictMismatch(Time now, Seq seq, Round& round, bool decide_now) {
 
 Time Machine::nextDeadline() const {
   Time next = members_.blacklist().nextExpiry();
+  Time verdict = kNever;
   for (const Seq seq : live_) {
     const Round* round = find(seq);
     if (round == nullptr) continue;
     for (const auto& [schema, reduction] : round->variants) {
-      next = std::min(next, reduction->nextDeadline());
+      const auto due = reduction->due();
+      verdict = std::min(verdict, due.verdict);
+      next = std::min(next, due.any);
     }
-    if (round->local && !round->finished) next = std::min(next, round->local->nextDeadline());
+    if (round->local && !round->finished) {
+      const Time overdue = round->local->verdictAt();
+      verdict = std::min(verdict, overdue);
+      next = std::min(next, round->local->nextDeadline(overdue));
+    }
     if (round->strict && !round->finished) {
       next = std::min({next, round->strict->deadline(), round->ask_at});
     }
     if (!round->verdict_known) next = std::min(next, round->vote_until);
   }
-  return next;
+  return std::min(next, probeAt(verdict));
 }
 
 }  // namespace papilio::fault

@@ -120,6 +120,15 @@ std::uint16_t Members::ringDistance(Rank from, Rank to) const {
   return static_cast<std::uint16_t>((to.value + n_ - from.value) % n_);
 }
 
+ContributorSet Members::silent(Time now, Duration limit) const {
+  ContributorSet out;
+  present().forEach([&](Rank rank) {
+    const Time asked = at(rank).asked;
+    if (asked != kNever && now - asked >= limit) out.insert(rank);
+  });
+  return out;
+}
+
 Reason Members::blameFor(Rank rank) const {
   const BlacklistEntry* entry = blacklist_.find(rank);
   // Its process usually ends soon after; what it is missing for is still its model.

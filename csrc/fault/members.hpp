@@ -2,6 +2,7 @@
 // Local opinion only; the round machines read it and tell it what they saw.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <optional>
@@ -36,6 +37,7 @@ struct Member {
   bool voted_out = false;      // by hearsay: others found its schema to be the wrong one
   bool refuses = false;        // it said that this rank is out: nothing comes from it
   Time reducer_life{};         // last RESULT or PROGRESS from it, any round
+  Time asked = kNever;         // the oldest ping since its last sign of life of any kind
   // PROGRESS: in that round, which it has entered, it waits for these ranks.
   ContributorSet waits_for;
   Seq waits_in;
@@ -103,6 +105,11 @@ class Members {
   bool doubted(Rank rank) const;  // gone, blacklisted, or not waited for
   PeerState state(Rank rank) const;
 
+  // A sign of life: anything at all came from it.
+  void heard(Rank rank) { at(rank).asked = kNever; }
+  void asked(Time now, Rank rank) { at(rank).asked = std::min(at(rank).asked, now); }
+  // Who was asked that long ago and said nothing since.
+  ContributorSet silent(Time now, Duration limit) const;
   void judged(Rank rank) { ++at(rank).judged_rounds; }
   // The rank contributed in time (or nearly): wait for it and let it reduce again.
   void caughtUp(Rank rank);

@@ -259,14 +259,16 @@ ContributorSet Reduction::expire(Time now, const CreditsSpent& spent) {
   return late;
 }
 
-Time Reduction::nextDeadline() const {
-  Time next = kNever;
+Reduction::Due Reduction::due() const {
+  Due due;
   bool waits = false;
   waitingFor().forEach([&](Rank rank) {
     waits = true;
-    next = std::min(next, deadlineOf(rank));
+    due.verdict = std::min(due.verdict, deadlineOf(rank));
   });
-  return waits || (vote_open_ && !idle()) ? std::min(next, next_progress_) : next;
+  const bool says = waits || (vote_open_ && !idle());
+  due.any = says ? std::min(due.verdict, next_progress_) : due.verdict;
+  return due;
 }
 
 void Reduction::withdraw(Rank src, ChunkIndex chunk) {

@@ -69,7 +69,11 @@ class Reduction {
   ContributorSet expire(Time now, const CreditsSpent& spent);
   // Open chunks of the owner's shard that have the rank's contribution.
   std::uint32_t openFrom(Rank rank, Rank owner) const;
-  Time nextDeadline() const;
+  struct Due {
+    Time verdict = kNever;  // when somebody will be late
+    Time any = kNever;      // that, or something has to be said
+  };
+  Due due() const;
   // These are in the round with another schema: they will not come, and they are not late.
   void excuse(const ContributorSet& ranks) {
     absent_ = absent_ | ranks;

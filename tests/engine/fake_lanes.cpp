@@ -140,6 +140,22 @@ bool FakeControl::send(PeerId peer, std::span<const std::byte> frame) {
   return false;
 }
 
+void FakeControl::ping(PeerId peer) {
+  std::lock_guard lock(network_.mutex_);
+  for (const auto& [index, id] : node_->peers) {
+    if (id != peer || !node_->up.contains(index) || node_->dead) continue;
+    FakeNode& other = *network_.nodes_[index];
+    other.control.push_back([&network = network_, peer, me = node_](ControlObserver&) {
+      std::lock_guard answering(network.mutex_);
+      if (me->dead || me->gone) return;
+      me->control.push_back([peer](ControlObserver& observer) { observer.onPong(peer, 1us); });
+      me->changed.notify_all();
+    });
+    other.changed.notify_all();
+    return;
+  }
+}
+
 void FakeControl::shutdown(std::uint32_t) {
   std::lock_guard lock(network_.mutex_);
   node_->gone = true;

@@ -61,7 +61,8 @@ class FakeControl final : public ControlPlane {
   std::string localRecord() const override { return node_->record(); }
   void connect(PeerId peer, const std::string& record, Duration limit) override;
   bool send(PeerId peer, std::span<const std::byte> frame) override;
-  void ping(PeerId) override {}
+  // Answered by the other's thread, unless that stands still.
+  void ping(PeerId peer) override;
   void shutdown(std::uint32_t limit_ms) override;
   void watch(int) override {}
   void wait(Duration max) override { sleep(max, true); }

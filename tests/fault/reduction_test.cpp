@@ -31,7 +31,7 @@ TEST_F(ReductionTest, ClosesWhenEverybodyIsThere) {
 TEST_F(ReductionTest, ALoneMemberDoesNotWaitForever) {
   members_.at(Rank{2}).ever_contributed = false;
   arrive(0, 10s);
-  EXPECT_EQ(reduction_->nextDeadline(), Time{10s} + Reduction::kProgressEvery);
+  EXPECT_EQ(reduction_->due().any, Time{10s} + Reduction::kProgressEvery);
   EXPECT_TRUE(reduction_->expire(Time{10s} + policy_.aloneBudget() - 1ms, kFree).empty());
   EXPECT_EQ(reduction_->expire(Time{10s} + policy_.aloneBudget(), kFree), ranks({1}));
   EXPECT_EQ(reduction_->waitingFor(), ranks({2}));
@@ -48,7 +48,7 @@ TEST_F(ReductionTest, AloneTheClockStartsWithTheFirstContribution) {
   Reduction reduction(five, policy_, Seq{seq}, SchemaHash{5}, shape_);
   reduction.showed(Time{10s}, Rank{0});
   reduction.withdraw(Rank{0});
-  EXPECT_EQ(reduction.nextDeadline(), kNever);
+  EXPECT_EQ(reduction.due().any, kNever);
   reduction.arrived(Time{100s}, Rank{1}, kChunk, 1);
   EXPECT_TRUE(reduction.expire(Time{100s} + policy_.aloneBudget() - 1ms, kFree).empty());
   EXPECT_EQ(reduction.expire(Time{100s} + policy_.aloneBudget(), kFree), ranks({2, 3, 4}));

@@ -44,6 +44,7 @@ const std::vector<const char*> kLong{
     "silent_leader_replaced",
     "call_has_a_limit",
     "credits_excuse",
+    "cut_off_accuses_nobody",
     "damage_is_answered",
     "duplicate_dropped",
     "progress_is_life",

@@ -10,6 +10,9 @@ namespace papilio::sim {
 
 namespace {
 
+const Bytes kPing{std::byte{1}};
+const Bytes kPong{std::byte{2}};
+
 fault::MachineConfig configFor(const Workload& work, Rank me, std::uint64_t seed) {
   fault::MachineConfig config;
   config.group = kGroup;
@@ -273,7 +276,7 @@ void Node::arrivesControl(Rank from, SharedBytes frame) {
 }
 
 void Node::takeControl(Rank from, const Bytes& frame) {
-  if (lost_.count(from) != 0) return;
+  if (lost_.count(from) != 0 || takePing(from, frame)) return;
   const auto message = parseControl(frame);
   if (!message || message->group != kGroup) {
     ++bad_headers_;
@@ -288,6 +291,16 @@ void Node::takeControl(Rank from, const Bytes& frame) {
     return;
   }
   machine_.control(now(), from, message->body);
+}
+
+// What the engine's control plane does below the protocol.
+bool Node::takePing(Rank from, const Bytes& frame) {
+  if (frame == kPing) {
+    network_.sendControl(me_, from, kPong);
+  } else if (frame == kPong) {
+    machine_.heard(now(), from);
+  }
+  return frame == kPing || frame == kPong;
 }
 
 void Node::take(const DataMessage& message) {
@@ -316,6 +329,10 @@ void Node::take(const DataMessage& message) {
   }
   if (!intact) say("sees damage in a message of " + std::to_string(header.src.value));
   machine_.accepted(now(), header.src, header, intact);
+}
+
+void Node::perform(const fault::effect::Ping& e) {
+  if (lost_.count(e.to) == 0) network_.sendControl(me_, e.to, kPing);
 }
 
 bool Node::keep(Rank from, const DataHeader& header, const SharedBytes& payload) {

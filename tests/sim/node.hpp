@@ -112,6 +112,7 @@ class Node final : public Endpoint {
   void finishLeave(Instant limit);
   void take(const DataMessage& message);
   void takeControl(Rank from, const Bytes& frame);
+  bool takePing(Rank from, const Bytes& frame);
   bool keep(Rank from, const DataHeader& header, const SharedBytes& payload);
   bool apply(const DataHeader& header, const Bytes& payload);
   bool place(Rank from, const DataHeader& header, const Bytes& payload);
@@ -134,6 +135,7 @@ class Node final : public Endpoint {
   void perform(const fault::effect::SendBlocks& e);
   void perform(const fault::effect::RunPhase& e);
   void perform(const fault::effect::Notify& e);
+  void perform(const fault::effect::Ping& e);
   void settled(Seq seq, ChunkIndex chunk);
   // node_send.cpp
   void pump(Rank to);
