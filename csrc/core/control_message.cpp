@@ -81,6 +81,7 @@ void write(ByteWriter& w, const msg::Fetch& m) {
 void write(ByteWriter& w, const msg::None& m) {
   put(w, m.seq);
   put(w, m.chunks);
+  w.write(static_cast<std::uint8_t>(m.had));
 }
 void write(ByteWriter& w, const msg::Settled& m) {
   put(w, m.seq);
@@ -194,12 +195,20 @@ Body readProgress(ByteReader& r) {
   m.missing = getSet(r);
   return m;
 }
-template <class Message>
-Body readRange(ByteReader& r) {
-  Message m;
+Body readFetch(ByteReader& r) {
+  msg::Fetch m;
   m.seq = getSeq(r);
   m.chunks = getRange(r);
   if (!legal(m.chunks)) return std::nullopt;
+  return m;
+}
+Body readNone(ByteReader& r) {
+  msg::None m;
+  m.seq = getSeq(r);
+  m.chunks = getRange(r);
+  const auto had = r.read<std::uint8_t>();
+  if (!legal(m.chunks) || had > 1) return std::nullopt;
+  m.had = had == 1;
   return m;
 }
 Body readSettled(ByteReader& r) {
@@ -271,8 +280,8 @@ Body readBody(Tag tag, ByteReader& r) {
     case Tag::nack: return readNack(r);
     case Tag::verdict: return readVerdict(r);
     case Tag::progress: return readProgress(r);
-    case Tag::fetch: return readRange<msg::Fetch>(r);
-    case Tag::none: return readRange<msg::None>(r);
+    case Tag::fetch: return readFetch(r);
+    case Tag::none: return readNone(r);
     case Tag::settled: return readSettled(r);
     case Tag::suspect: return readSuspect(r);
     case Tag::reinstate: return msg::Reinstate{getSeq(r)};
@@ -359,7 +368,9 @@ struct Describe {
   std::string operator()(const msg::Fetch& m) const {
     return "FETCH" + text(m.seq) + text(m.chunks);
   }
-  std::string operator()(const msg::None& m) const { return "NONE" + text(m.seq) + text(m.chunks); }
+  std::string operator()(const msg::None& m) const {
+    return "NONE" + text(m.seq) + text(m.chunks) + (m.had ? " any more" : "");
+  }
   std::string operator()(const msg::Settled& m) const {
     return "SETTLED" + text(m.seq) + text(m.chunks);
   }

@@ -94,10 +94,12 @@ struct Fetch {
   Seq seq;
   ChunkRange chunks;
 };
-// Answer to Fetch for chunks that I do not hold.
+// Answer to Fetch for chunks that I do not hold. `had`: their results came, and I am through with
+// the round; otherwise I have not got them either.
 struct None {
   Seq seq;
   ChunkRange chunks;
+  bool had = false;
 };
 // I need nothing and send nothing any more for these chunks: do not wait for me.
 struct Settled {

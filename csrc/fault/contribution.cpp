@@ -111,6 +111,7 @@ void Contribution::gotResult(Time, Rank from, const DataHeader& header, Effects&
   Chunk& chunk = chunks_[header.chunk.value];
   if (chunk.state == State::got) return;
   const bool fetched = (header.flags & kFetched) != 0;
+  if (header.attempt == chunk.attempt) delivers_.insert(chunk.target);
   const bool in_it = header.contributors.contains(members_.me());
   if (in_it) counted_ = true;
   // Who took over from a leader whose contribution was there already is not late.
@@ -154,10 +155,13 @@ void Contribution::damaged(Rank from, ChunkIndex index) {
   chunk.damaged = chunk.damaged || (chunk.state == State::waiting && chunk.target == from);
 }
 
-void Contribution::gotNone(Time now, Rank from, ChunkRange range, Effects& out) {
-  const auto last = std::min<std::uint32_t>(range.last, layout_.chunkCount());
-  for (std::uint32_t c = range.first; c < last; ++c) {
+void Contribution::gotNone(Time now, Rank from, const msg::None& none, Effects& out) {
+  const auto last = std::min<std::uint32_t>(none.chunks.last, layout_.chunkCount());
+  for (std::uint32_t c = none.chunks.first; c < last; ++c) {
     Chunk& chunk = chunks_[c];
+    if (chunk.state == State::fetching && chunk.asked.contains(from)) {
+      (none.had ? delivers_ : owes_others_).insert(chunk.target);
+    }
     chunk.asked.erase(from);
     if (chunk.state != State::waiting || chunk.target != from) continue;
     // It was reduced elsewhere and is over there; or the leader got no result itself, and has spent
@@ -278,6 +282,29 @@ std::vector<ChunkIndex> Contribution::redirect(Time now, Rank target, Effects& o
   return own;
 }
 
+Contribution::Findings Contribution::takeFindings() {
+  Findings out;
+  if (suspected_.empty()) return out;
+  auto done = suspected_;
+  for (const Chunk& chunk : chunks_) {
+    if (chunk.state == State::fetching) done.erase(chunk.target);
+  }
+  suspected_ = suspected_ - done;
+  out.cleared = done & delivers_;
+  done.forEach([&](Rank rank) {
+    const bool confirmed = owes_others_.contains(rank) || holdersAfter(rank).empty();
+    if (!out.cleared.contains(rank)) (confirmed ? out.guilty : out.cleared).insert(rank);
+  });
+  return out;
+}
+
+void Contribution::excuse(Rank rank) {
+  const auto it = failed_reducers_.find(rank);
+  if (it == failed_reducers_.end() || it->second != Reason::slow) return;
+  failed_reducers_.erase(it);
+  behind_ = true;
+}
+
 std::vector<ChunkIndex> Contribution::advance(Time now, Effects& out) {
   std::vector<ChunkIndex> own;
   if (fetching_ == 0) return own;
@@ -317,6 +344,15 @@ ContributorSet Contribution::overdue(Time now) const {
   for (std::uint32_t r = 0; r < members_.size(); ++r) {
     if (waiting_at_[r] == 0 || Rank{r} == members_.me()) continue;
     if (resultDeadline(Rank{r}) <= now) out.insert(Rank{r});
+  }
+  return out;
+}
+
+ContributorSet Contribution::quiet(Time now) const {
+  ContributorSet out;
+  for (std::uint32_t r = 0; r < members_.size(); ++r) {
+    if (waiting_at_[r] == 0 || Rank{r} == members_.me()) continue;
+    if (resultDeadline(Rank{r}) - resultBudget(Rank{r}) / 2 <= now) out.insert(Rank{r});
   }
   return out;
 }

@@ -49,7 +49,7 @@ class Contribution {
   // The result that `from` sent arrived damaged; it is asked to send it again.
   void damaged(Rank from, ChunkIndex chunk);
   // `from` has not got this chunk, or will not send it again / has it no more for good.
-  void gotNone(Time now, Rank from, ChunkRange chunks, Effects& out);
+  void gotNone(Time now, Rank from, const msg::None& none, Effects& out);
   void gone(Rank from, ChunkIndex chunk, Effects& out);
   // `from` says that it has the chunk no more; a result that it sent before may be on its way.
   void stale(Time now, Rank from, ChunkIndex chunk);
@@ -62,6 +62,17 @@ class Contribution {
   std::vector<ChunkIndex> redirect(Time now, Rank target, Effects& out);
   // Fetches that nobody answered, or that ran out of time: next rung. Returns new own duties.
   std::vector<ChunkIndex> advance(Time now, Effects& out);
+  // `rank` is overdue: its results are asked for elsewhere, and what comes of that says whose doing
+  // it is.
+  void suspect(Rank rank) { suspected_.insert(rank); }
+  // Of those: who was asked about them has not got their results either, or there is nobody to ask.
+  // The others are cleared: their results reach somebody, or nobody answered this rank.
+  struct Findings {
+    ContributorSet guilty, cleared;
+  };
+  Findings takeFindings();
+  // What did not come from it is no fault of its own: this rank is behind.
+  void excuse(Rank rank);
   // The ceiling passed, or the round is being ended: everything still missing becomes local.
   void giveUp(Effects& out);
 
@@ -91,6 +102,8 @@ class Contribution {
   ContributorSet stuckAt() const;  // the same, and those that failed it and are asked for elsewhere
   // `target` can not answer yet, and that is not its fault: its time starts again.
   void grantTime(Time now, Rank target) { assigned_[target.value] = now; }
+  // Reducers that this rank waits for and has not heard of for half their time or longer.
+  ContributorSet quiet(Time now) const;
   Time verdictAt() const;  // when a reducer will be overdue
   Time nextDeadline(Time verdict) const;
   Time ceiling() const { return ceiling_; }
@@ -192,6 +205,9 @@ class Contribution {
   bool counted_ = false;
   ContributorSet late_;  // when the round began
   std::map<Rank, Reason> failed_reducers_;
+  ContributorSet suspected_;
+  ContributorSet delivers_;     // its results of this round have come to somebody
+  ContributorSet owes_others_;  // they have not come to somebody else either
 };
 
 }  // namespace papilio::fault

@@ -168,7 +168,7 @@ class Machine {
   void expireRound(Time now, Seq seq, Round& round);
   bool creditsSpent(Rank rank, Rank owner) const;
   void judgeLate(Time now, Seq seq, Round& round, const ContributorSet& late);
-  void doubtSilently(const ContributorSet& ranks);
+  void doubtSilently(Time now, const ContributorSet& ranks);
   // What this rank, as a reducer, has against a late rank, as text; nothing if it has no say.
   std::optional<std::string> lateness(const Round& round, Rank rank) const;
   void struck(Time now, Seq seq, Rank rank, bool strike, const std::string& why);
@@ -201,10 +201,11 @@ class Machine {
   Time verdictAt() const;
   Time probeAt(Time verdict) const;
   void probe(Time now);
-  bool cutOff(Time now, Seq seq);
+  bool isolated(Time now, Seq seq, const ContributorSet& late);
   void suspectReducer(Time now, Seq seq, Rank rank);
+  void judgeReducers(Time now, Seq seq, Round& round);
+  void accuse(Time now, Seq seq, Rank rank);
   void announceReturn(Seq counted);
-  void sayReturn();
   void on(Time now, Rank from, const msg::Suspect& suspect);
   void on(Time now, Rank from, const msg::Reinstate& reinstate);
   // machine_host.cpp
@@ -229,7 +230,7 @@ class Machine {
   void lateContribution(Time now, Rank from, const DataHeader& header);
   void sendLate(Rank to, const DataHeader& header);
   void pumpChanged(Time now);
-  void hearOfLate(const Round& round, const DataHeader& header);
+  void hearOfLate(Time now, const Round& round, const DataHeader& header);
   void passOn(Round& round, Seq seq, ChunkIndex chunk);
   // machine_control.cpp
   void on(Time now, Rank from, const msg::Enter& enter);
@@ -285,10 +286,9 @@ class Machine {
   Time suspect_self_until_{};
   Time held_said_{};  // when this rank last said whom it waits for
   std::optional<Seq> combining_;
-  Time probed_{};             // when this rank last asked the others for a sign of life
-  bool cut_off_ = false;  // most of them gave none …
-  Time cut_off_since_ = kNever;
-  std::set<Seq> said_waits_;  // rounds in which it said so, and has not taken it back
+  Time probed_{};                       // when this rank last asked the others for a sign of life
+  std::optional<Time> isolated_since_;  // most of them gave none, or are late
+  std::set<Seq> said_waits_;            // rounds in which it said so, and has not taken it back
 };
 
 }  // namespace papilio::fault

@@ -297,18 +297,18 @@ void Machine::on(Time now, Rank from, const msg::Progress& progress) {
 void Machine::on(Time, Rank from, const msg::Fetch& fetch) {
   const Round* round = find(fetch.seq);
   if (round == nullptr) {
-    toControl(from, msg::None{fetch.seq, fetch.chunks});
+    toControl(from, msg::None{fetch.seq, fetch.chunks, fetch.seq < forgotten_before_});
     return;
   }
-  const Contribution* local = round->local && !round->finished ? round->local.get() : nullptr;
+  const Contribution* local = round->local.get();
   std::uint32_t count = local != nullptr ? local->layout().chunkCount() : 0;
   for (const auto& [schema, reduction] : round->variants) {
     count = std::max(count, reduction->layout().chunkCount());
   }
-  ChunkRange missing{fetch.chunks.first, fetch.chunks.first};
+  msg::None none{fetch.seq, {fetch.chunks.first, fetch.chunks.first}, false};
   const auto flush = [&](std::uint32_t next) {
-    if (missing.last > missing.first) toControl(from, msg::None{fetch.seq, missing});
-    missing = {next, next};
+    if (none.chunks.last > none.chunks.first) toControl(from, none);
+    none.chunks = {next, next};
   };
   for (std::uint32_t c = fetch.chunks.first; c < std::min(fetch.chunks.last, count); ++c) {
     const ChunkIndex chunk{c};
@@ -319,17 +319,16 @@ void Machine::on(Time, Rank from, const msg::Fetch& fetch) {
       held = true;
       break;
     }
-    if (!held && local != nullptr && local->holds(chunk)) {
+    const bool came = local != nullptr && local->holds(chunk);
+    if (!held && came && !round->finished) {
       effects_.push_back(effect::SendHeld{from, fetch.seq, chunk});
       held = true;
     }
-    if (held) {
-      flush(c + 1);
-    } else {
-      missing.last = c + 1;
-    }
+    if (held || came != none.had) flush(held ? c + 1 : c);
+    none.had = came;
+    if (!held) none.chunks.last = c + 1;
   }
-  if (fetch.chunks.last > count) missing.last = fetch.chunks.last;
+  if (fetch.chunks.last > count) none.chunks.last = fetch.chunks.last;
   flush(0);
 }
 
@@ -341,7 +340,7 @@ void Machine::on(Time now, Rank from, const msg::None& none) {
   if (round->local->follows(from, first) && round->local->targetOf(first) == members_.me()) {
     leaderFailed(now, none.seq, *round, from);
   }
-  round->local->gotNone(now, from, none.chunks, effects_);
+  round->local->gotNone(now, from, none, effects_);
   pump(now, none.seq, *round);
 }
 

@@ -238,7 +238,7 @@ void Machine::accepted(Time now, Rank from, const DataHeader& header, bool intac
     if (header.attempt > 0 || passed) passOn(*round, header.seq, header.chunk);
   } else if (header.type == MessageType::result) {
     round->local->gotResult(now, from, header, effects_);
-    hearOfLate(*round, header);
+    hearOfLate(now, *round, header);
     passOn(*round, header.seq, header.chunk);
   } else if (round->strict) {
     round->strict->blockPlaced(from, header.attempt, header.chunk.value, effects_);
@@ -249,7 +249,7 @@ void Machine::accepted(Time now, Rank from, const DataHeader& header, bool intac
 
 // Who was too late for one reducer is not waited for by the next one either, unless it showed up
 // here: with small tensors, one incident would otherwise cost one deadline per reducer.
-void Machine::hearOfLate(const Round& round, const DataHeader& header) {
+void Machine::hearOfLate(Time now, const Round& round, const DataHeader& header) {
   // Who was counted by another reducer has started up, even if it never had to contribute here.
   (header.contributors & members_.all()).forEach([&](Rank rank) {
     members_.at(rank).ever_contributed = true;
@@ -268,7 +268,7 @@ void Machine::hearOfLate(const Round& round, const DataHeader& header) {
   late.forEach([&](Rank rank) {
     if (rank == members_.me()) return;
     const bool own_fault = header.blamed.contains(rank);
-    members_.missed(rank, false, own_fault ? std::nullopt : std::optional(header.blamed));
+    members_.missed(now, rank, false, own_fault ? std::nullopt : std::optional(header.blamed));
     opinions_changed_ = true;
   });
 }

@@ -50,6 +50,7 @@ void Machine::withdrawRedirected(Round& round) {
 void Machine::pump(Time now, Seq seq, Round& round) {
   if (round.local && !round.finished) {
     ownDuties(now, seq, round, round.local->advance(now, effects_));
+    judgeReducers(now, seq, round);
   }
   closeReady(round, effects_);
   if (round.local && !round.finished && round.local->done()) finishLocal(now, seq, round, {});
@@ -60,6 +61,7 @@ void Machine::pump(Time now, Seq seq, Round& round) {
   } else {
     live_.insert(seq);
   }
+  members_.throughBefore(live_.empty() ? Seq{entered_.value + 1} : *live_.begin());
 }
 
 void Machine::reduced(Time now, Seq seq, SchemaHash schema, ChunkIndex chunk,
@@ -194,7 +196,7 @@ void Machine::judgeLate(Time now, Seq seq, Round& round, const ContributorSet& l
   if (late.contains(members_.me())) {
     const ContributorSet by = heldUpBy(now, seq);
     const bool own_fault = by.contains(members_.me());
-    members_.missed(members_.me(), false, own_fault ? std::nullopt : std::optional(by));
+    members_.missed(now, members_.me(), false, own_fault ? std::nullopt : std::optional(by));
     opinions_changed_ = true;
   }
   missing.erase(members_.me());
@@ -205,19 +207,14 @@ void Machine::judgeLate(Time now, Seq seq, Round& round, const ContributorSet& l
     if (!by) by = heldByLeader(rank, late);
     if (!by) return;
     held.insert(rank);
-    members_.missed(rank, false, by);
+    members_.missed(now, rank, false, by);
     opinions_changed_ = true;
   });
   missing = missing - held;
-  ContributorSet peers = members_.expected();
-  peers.erase(members_.me());
-  const auto others = peers.count();
-  // Who misses most of the group at once is itself the one that is cut off (protocol D2, C6).
-  const bool cut_off = !missing.empty() && cutOff(now, seq);
-  const bool sick = now < suspect_self_until_ || cut_off ||
-                    (missing.count() >= 2 && missing.count() * 2 > others);
+  const bool isolated = !missing.empty() && this->isolated(now, seq, missing);
+  const bool sick = isolated || now < suspect_self_until_;
   if (sick) round.self_suspect = true;
-  if (cut_off) return doubtSilently(missing);
+  if (isolated) return doubtSilently(now, missing);
   missing.forEach([&](Rank rank) {
     // Where this rank stands in for a third one that others think dead, the two merely disagree:
     // no reason to call anybody slow.
@@ -229,14 +226,14 @@ void Machine::judgeLate(Time now, Seq seq, Round& round, const ContributorSet& l
           stands_in || (owner != members_.me() && members_.reducerFor(owner, seq) == members_.me());
     });
     if (!stands_in) return;
-    members_.missed(rank, false, ContributorSet{});
+    members_.missed(now, rank, false, ContributorSet{});
     opinions_changed_ = true;
   });
 }
 
 // Not waited for again until heard of, and nothing is said against them.
-void Machine::doubtSilently(const ContributorSet& ranks) {
-  ranks.forEach([&](Rank rank) { members_.missed(rank, false, ContributorSet{}); });
+void Machine::doubtSilently(Time now, const ContributorSet& ranks) {
+  ranks.forEach([&](Rank rank) { members_.missed(now, rank, false, ContributorSet{}); });
   opinions_changed_ = true;
 }
 
@@ -263,12 +260,12 @@ std::optional<std::string> Machine::lateness(const Round& round, Rank rank) cons
 void Machine::struck(Time now, Seq seq, Rank rank, bool strike, const std::string& why) {
   opinions_changed_ = true;
   if (members_.refusedBy(rank)) {  // nothing is to come from it, and that is no fault of its own
-    members_.missed(rank, false, ContributorSet{});
+    members_.missed(now, rank, false, ContributorSet{});
     return;
   }
   const bool news = members_.at(rank).pace == Member::Pace::timely;
   if (strike) ++counters_.strikes;
-  const bool blacklists = members_.missed(rank, strike);
+  const bool blacklists = members_.missed(now, rank, strike);
   if (news) notify(EventKind::peer_slow, rank, Reason::slow, seq, why);
   if (!blacklists) return;
   auto& blacklist = members_.blacklist();

@@ -1,6 +1,7 @@
 // Members that do not answer: what this rank knows before it accuses one, how all of them go around
 // a reducer, and how it comes back.
 #include <algorithm>
+#include <utility>
 
 #include "fault/machine.hpp"
 #include "fault/mutant.hpp"
@@ -49,66 +50,87 @@ void Machine::probe(Time now) {
   });
 }
 
-// Who hears nothing from most of the others is itself the one that is cut off, and accuses nobody
-// (protocol C6, D4). Said once, and once more when they are heard again.
-bool Machine::cutOff(Time now, Seq seq) {
-  if (PAPILIO_MUTANT(cut_off_accuses_nobody)) return false;
-  const auto silent = members_.silent(now, policy_.budget() / 4);
-  const bool is = silent.count() >= 2 && silent.count() * 2 > members_.present().count() - 1;
-  if (is && !cut_off_) {
+// Who hears nothing from most of the others is itself the one that is cut off, and for whom most of
+// them became late in one incident is itself the one that is slow: it accuses nobody (protocol C6,
+// D4). Said once, and once more when it is over.
+bool Machine::isolated(Time now, Seq seq, const ContributorSet& late) {
+  if (PAPILIO_MUTANT(isolated_accuses_nobody)) return false;
+  const auto most = [&](const ContributorSet& ranks) {
+    return ranks.count() >= 2 && ranks.count() * 2 > members_.present().count() - 1;
+  };
+  const Duration budget = policy_.budget();
+  const auto silent = members_.silent(now, budget / 4);
+  const auto behind = late | members_.lateSince(now - budget - policy_.patience());
+  if (!most(silent) && !most(behind)) return false;
+  if (!isolated_since_) {
+    isolated_since_ = now - budget;
+    const std::string what = most(silent) ? "no sign of life from ranks " + names(silent)
+                                          : "ranks " + names(behind) + " are late for this one";
     notify(EventKind::isolated, members_.me(), Reason::unreachable, seq,
-           "no sign of life from ranks " + names(silent) +
-               ", most of the group; taking this rank for the one that is cut off and blaming "
-               "nobody: check the network of this host");
+           what +
+               ", most of the group; taking this rank for the one that is cut off or slow and "
+               "blaming nobody: check the network and the load of this host");
   }
-  if (is) {
-    cut_off_ = true;
-    silent.forEach(
-        [&](Rank rank) { cut_off_since_ = std::min(cut_off_since_, members_.at(rank).asked); });
-  }
-  return is;
+  return true;
 }
 
 void Machine::heard(Time now, Rank from) {
   members_.heard(from);
-  if (!cut_off_) return;
-  const auto silent = members_.silent(now, Duration::zero());
-  if (silent.count() * 2 > members_.present().count() - 1) return;
-  const Duration gap = now - cut_off_since_;
-  cut_off_ = false;
-  cut_off_since_ = kNever;
+  if (!isolated_since_) return;
+  const auto out = members_.silent(now, Duration::zero()) | members_.lateSince(*isolated_since_);
+  if (out.count() * 2 > members_.present().count() - 1) return;
+  const Duration gap = now - *std::exchange(isolated_since_, std::nullopt);
   notify(EventKind::isolated, members_.me(), Reason::none, entered_,
-         "the others are heard again, after at least " + milliseconds(gap));
+         "in touch with most of the group again, after " + milliseconds(gap));
   paused(now, gap);  // their data may take longer to come through than their word
 }
 
+// Overdue. Before anybody is accused, others are asked for the results: they may have them.
 void Machine::suspectReducer(Time now, Seq seq, Rank rank) {
   Round& round = rounds_.at(seq);
-  if (now < suspect_self_until_ || cutOff(now, seq)) {
-    round.self_suspect = true;
-    ContributorSet one;
-    one.insert(rank);
-    doubtSilently(one);
-    return round.local->reducerFailed(now, rank, false, effects_);
-  }
+  const bool sick = now < suspect_self_until_ || isolated(now, seq, round.local->quiet(now));
+  round.local->reducerFailed(now, rank, false, effects_);
+  if (!sick) return round.local->suspect(rank);
+  round.self_suspect = true;
+  ContributorSet one;
+  one.insert(rank);
+  doubtSilently(now, one);
+  round.local->excuse(rank);
+}
+
+void Machine::judgeReducers(Time now, Seq seq, Round& round) {
+  const auto findings = round.local->takeFindings();
+  findings.guilty.forEach([&](Rank rank) { accuse(now, seq, rank); });
+  if (findings.cleared.empty()) return;
+  findings.cleared.forEach([&](Rank rank) { round.local->excuse(rank); });
+  doubtSilently(now, findings.cleared);
+}
+
+// Somebody else misses its results as well, so all go around it.
+void Machine::accuse(Time now, Seq seq, Rank rank) {
   const Seq next{entered_.value + 1};
   const auto routed = members_.routeAround(rank, next);
   if (routed != Members::Routed::known) toOthers(msg::Suspect{rank, next});
   const bool first = members_.at(rank).pace == Member::Pace::timely;
   // Also when somebody else said so before: this rank's own patience with it is spent all the same.
-  if (routed == Members::Routed::news || first) {
-    struck(
-        now, seq, rank, first,
-        "no result and no sign of progress for " + milliseconds(round.local->resultBudget(rank)));
-    ++counters_.fetches;
-  }
-  round.local->reducerFailed(now, rank, false, effects_);
+  if (routed != Members::Routed::news && !first) return;
+  struck(now, seq, rank, first,
+         "no result and no sign of progress for " +
+             milliseconds(find(seq)->local->resultBudget(rank)));
+  ++counters_.fetches;
 }
 
 void Machine::on(Time now, Rank from, const msg::Suspect& suspect) {
   const Rank target = suspect.target;
   if (target.value >= config_.size || members_.gone(target)) return;
   newest_ = std::max(newest_, Seq{suspect.seq.value - 1});
+  const bool me = target == members_.me();
+  if (!me && members_.doubted(from) && !PAPILIO_MUTANT(doubted_accuses_nobody)) return;
+  if (me && members_.at(from).routed_around) {
+    // The two have gone around each other, and nothing that this one gets would show that it is
+    // back. That its word came does.
+    return toControl(from, msg::Reinstate{Seq{newest_.value + kReinstateMargin}});
+  }
   // Rounds that the target announced to reduce again, and that somebody had routed elsewhere before
   // that arrived, go to the stand-in as well.
   const Seq announced = members_.at(target).reinstated_from;
@@ -119,28 +141,20 @@ void Machine::on(Time now, Rank from, const msg::Suspect& suspect) {
     Round* round = find(seq);
     if (seq < begins || round == nullptr || !round->local || round->finished) continue;
     ownDuties(now, seq, *round, round->local->redirect(now, target, effects_));
-    if (target == members_.me()) withdrawRedirected(*round);
+    if (me) withdrawRedirected(*round);
     pump(now, seq, *round);
   }
-  // Each of the two has gone around the other, so neither gets anything that would show that it is
-  // back: that this came does.
-  if (target == members_.me() && members_.at(from).routed_around) sayReturn();
 }
 
 // This rank was routed around and its contributions count again: it reduces again from a round on
 // that nobody has entered yet.
 void Machine::announceReturn(Seq counted) {
   const Member& self = members_.at(members_.me());
+  if (PAPILIO_MUTANT(reinstate_announced)) return;
+  if (!self.routed_around || self.reinstated_from.value != 0) return;
   // A result from before the incident proves nothing: after a freeze it is the first thing in the
   // mailbox, while the others are many rounds ahead.
   if (counted < self.routed_from || counted.value + kNearlyCurrent < newest_.value) return;
-  sayReturn();
-}
-
-void Machine::sayReturn() {
-  const Member& self = members_.at(members_.me());
-  if (PAPILIO_MUTANT(reinstate_announced)) return;
-  if (!self.routed_around || self.reinstated_from.value != 0) return;
   const Seq from{newest_.value + kReinstateMargin};
   members_.reinstate(members_.me(), from);
   toOthers(msg::Reinstate{from});

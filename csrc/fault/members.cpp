@@ -129,6 +129,16 @@ ContributorSet Members::silent(Time now, Duration limit) const {
   return out;
 }
 
+ContributorSet Members::lateSince(Time then) const {
+  ContributorSet out;
+  present().forEach([&](Rank rank) {
+    const Member& member = at(rank);
+    const bool late = member.pace == Member::Pace::late && member.late_since >= then;
+    if (late && rank != me_ && member.held_by.empty()) out.insert(rank);
+  });
+  return out;
+}
+
 Reason Members::blameFor(Rank rank) const {
   const BlacklistEntry* entry = blacklist_.find(rank);
   // Its process usually ends soon after; what it is missing for is still its model.
@@ -172,7 +182,8 @@ void Members::caughtUp(Rank rank) {
   if (++member.timely_streak >= kCleanStreak) member.catch_up_spent = false;
 }
 
-bool Members::missed(Rank rank, bool strike, const std::optional<ContributorSet>& held_by) {
+bool Members::missed(Time now, Rank rank, bool strike,
+                     const std::optional<ContributorSet>& held_by) {
   Member& member = at(rank);
   // Still the same incident: it has not caught up since somebody held it up; and what nobody is to
   // blame for does not excuse what was its own doing.
@@ -184,6 +195,7 @@ bool Members::missed(Rank rank, bool strike, const std::optional<ContributorSet>
     member.held = held_by.has_value();
     member.held_by = held_by.value_or(ContributorSet{});
   }
+  if (member.pace != Member::Pace::late) member.late_since = now;
   member.pace = Member::Pace::late;
   member.timely_streak = 0;
   if (!strike || member.held) return false;
@@ -234,6 +246,7 @@ ContributorSet Members::rootsOf(Time now, const ContributorSet& ranks, Seq seq) 
     (member.waits_for & all()).forEach([&](Rank next) {
       // Who is stuck in a later round owes nothing in this one: the wait ends with a word from it.
       if (stuckAfter(now, next, member.waits_in)) return;
+      if (next == me_ && member.waits_in < through_before_) return;
       led_on = true;
       if (seen.contains(next)) return;
       seen.insert(next);
@@ -253,7 +266,10 @@ std::optional<ContributorSet> Members::heldBy(Time now, Rank rank, Seq seq,
   const Member& member = at(rank);
   if (PAPILIO_MUTANT(waiting_excuses)) return std::nullopt;
   if (gone(rank) || !waits(now, rank, seq) || member.waits_in == seq) return std::nullopt;
-  auto roots = rootsOf(now, member.waits_for & all(), member.waits_in);
+  auto owing = member.waits_for & all();
+  if (member.waits_in < through_before_) owing.erase(me_);
+  if (owing.empty()) return std::nullopt;
+  auto roots = rootsOf(now, owing, member.waits_in);
   roots.erase(rank);
   if (roots.empty()) return std::nullopt;
   ContributorSet out;

@@ -28,6 +28,7 @@ struct Member {
   Reason gone_reason = Reason::none;
   Incarnation incarnation;
   Pace pace = Pace::timely;
+  Time late_since{};
   Time catch_up_until{};
   bool catch_up_spent = false;
   bool ever_contributed = false;
@@ -110,12 +111,14 @@ class Members {
   void asked(Time now, Rank rank) { at(rank).asked = std::min(at(rank).asked, now); }
   // Who was asked that long ago and said nothing since.
   ContributorSet silent(Time now, Duration limit) const;
+  // Who became late since then, by this rank's own waiting and for no other rank's sake.
+  ContributorSet lateSince(Time then) const;
   void judged(Rank rank) { ++at(rank).judged_rounds; }
   // The rank contributed in time (or nearly): wait for it and let it reduce again.
   void caughtUp(Rank rank);
   // It missed a deadline, by itself or held up by others (`held_by`, those to blame; there may be
   // none). True when that was the strike that blacklists it; who is held up gets none.
-  bool missed(Rank rank, bool strike, const std::optional<ContributorSet>& held_by = {});
+  bool missed(Time now, Rank rank, bool strike, const std::optional<ContributorSet>& held_by = {});
   // It said that it waits for `missing` in a round.
   void noteWaits(Time now, Rank rank, Seq seq, const ContributorSet& missing);
   // Who is to blame that `rank` can not enter round `seq`, by its own fresh word; those who wait
@@ -128,6 +131,9 @@ class Members {
   ContributorSet rootsOf(Time now, const ContributorSet& ranks, Seq seq) const;
   // A late rank shows life, far behind: one patience for it per incident.
   void startCatchUp(Time now, Rank rank, Duration patience);
+  // This rank has given all that it owes in the rounds before: who says that it waits for it there
+  // has only not got it yet.
+  void throughBefore(Seq seq) { through_before_ = seq; }
   // How far behind the median it contributed to a round that waited for it.
   void recordLag(Rank rank, Duration lag);
   // The same for one that was not waited for. It falls behind further with every round; what it
@@ -148,6 +154,7 @@ class Members {
   Rank me_;
   std::uint32_t slow_strikes_;
   ContributorSet absent_;
+  Seq through_before_;
   std::vector<ContributorSet> hosts_;  // by rank
   std::array<Member, kMaxRanks> members_;
   Blacklist blacklist_;

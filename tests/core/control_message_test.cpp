@@ -34,7 +34,7 @@ std::vector<ControlBody> samples() {
           msg::Verdict{Seq{8}, SchemaHash{9}, some, other},
           msg::Progress{Seq{9}, some},
           msg::Fetch{Seq{10}, {1, 4}},
-          msg::None{Seq{10}, {1, 4}},
+          msg::None{Seq{10}, {1, 4}, true},
           msg::Settled{Seq{11}, {0, 2}, Seq{3}},
           msg::Suspect{Rank{2}, Seq{12}},
           msg::Reinstate{Seq{13}},

@@ -42,7 +42,7 @@ TEST_F(MembersTest, TheDeadAreReplacedInRingOrder) {
 // After a freeze, rank 1 works through old rounds and asks rank 3 for one that rank 3 has left long
 // ago; rank 3 waits for rank 1 in the newest. The chain ends at rank 1, not at rank 3 itself.
 TEST_F(MembersTest, WhoWaitsForAStragglerIsHeldByItWhateverTheStragglerAsksFor) {
-  members_.missed(Rank{1}, false);
+  members_.missed(Time{}, Rank{1}, false);
   members_.noteWaits(now_, Rank{3}, Seq{309}, only(Rank{1}));
   members_.noteWaits(now_, Rank{1}, Seq{230}, only(Rank{3}));
   EXPECT_EQ(members_.heldBy(now_, Rank{3}, Seq{310}, only(Rank{3})), only(Rank{1}));
@@ -66,7 +66,7 @@ TEST_F(MembersTest, ASuspicionIsNoCertainDuty) {
 // A word that was taken back holds nobody up any more, and a word about another round is another
 // one.
 TEST_F(MembersTest, WhoWaitsNoLongerIsHeldByNobody) {
-  members_.missed(Rank{1}, false);
+  members_.missed(Time{}, Rank{1}, false);
   members_.noteWaits(now_, Rank{3}, Seq{5}, only(Rank{1}));
   members_.noteWaits(now_, Rank{3}, Seq{4}, {});
   EXPECT_EQ(members_.heldBy(now_, Rank{3}, Seq{6}, only(Rank{3})), only(Rank{1}));
@@ -115,18 +115,18 @@ TEST_F(MembersTest, FallingBehindIsNotAGrowingLag) {
 }
 
 TEST_F(MembersTest, ThreeStrikesInTenRounds) {
-  EXPECT_FALSE(members_.missed(Rank{1}, true));
+  EXPECT_FALSE(members_.missed(Time{}, Rank{1}, true));
   EXPECT_FALSE(members_.expected().contains(Rank{1}));
   members_.caughtUp(Rank{1});
   EXPECT_TRUE(members_.expected().contains(Rank{1}));
-  EXPECT_FALSE(members_.missed(Rank{1}, true));
-  EXPECT_TRUE(members_.missed(Rank{1}, true));
+  EXPECT_FALSE(members_.missed(Time{}, Rank{1}, true));
+  EXPECT_TRUE(members_.missed(Time{}, Rank{1}, true));
 }
 
 TEST_F(MembersTest, OldAndSoftMissesDoNotAddUp) {
   for (int i = 0; i < 20; ++i) {
-    EXPECT_FALSE(members_.missed(Rank{1}, false));
-    EXPECT_FALSE(members_.missed(Rank{2}, true));
+    EXPECT_FALSE(members_.missed(Time{}, Rank{1}, false));
+    EXPECT_FALSE(members_.missed(Time{}, Rank{2}, true));
     for (int round = 0; round < 6; ++round) members_.judged(Rank{2});
   }
 }
@@ -134,14 +134,14 @@ TEST_F(MembersTest, OldAndSoftMissesDoNotAddUp) {
 TEST_F(MembersTest, CatchUpIsGrantedOncePerIncident) {
   members_.startCatchUp(now_, Rank{1}, 5s);
   EXPECT_EQ(members_.at(Rank{1}).pace, Member::Pace::timely);  // it was not late
-  members_.missed(Rank{1}, false);
+  members_.missed(Time{}, Rank{1}, false);
   members_.startCatchUp(now_, Rank{1}, 5s);
   EXPECT_EQ(members_.at(Rank{1}).pace, Member::Pace::catching_up);
-  members_.missed(Rank{1}, false);
+  members_.missed(Time{}, Rank{1}, false);
   members_.startCatchUp(now_, Rank{1}, 5s);
   EXPECT_EQ(members_.at(Rank{1}).pace, Member::Pace::late);
   for (int i = 0; i < 10; ++i) members_.caughtUp(Rank{1});
-  members_.missed(Rank{1}, false);
+  members_.missed(Time{}, Rank{1}, false);
   members_.startCatchUp(now_, Rank{1}, 5s);
   EXPECT_EQ(members_.at(Rank{1}).pace, Member::Pace::catching_up);
 }

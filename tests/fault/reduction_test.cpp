@@ -105,8 +105,8 @@ TEST_F(ReductionTest, TheWeightIsThatOfWhatWentIn) {
 }
 
 TEST_F(ReductionTest, NothingInItReopensTheChunk) {
-  members_.missed(Rank{1}, false);
-  members_.missed(Rank{2}, false);
+  members_.missed(Time{}, Rank{1}, false);
+  members_.missed(Time{}, Rank{2}, false);
   arrive(0, 10s);
   ASSERT_NE(closed(), nullptr);
   reduction_->reduced(Time{10s}, kChunk, {}, false, out_);

@@ -1,7 +1,10 @@
-// A link that is down for a while and comes back: the rank behind it takes all others for slow, and
+// The link of one rank is down, or as good as down, for a while: it takes all others for slow, and
 // all others it. Nobody's process was away, so nobody notices by itself that it was cut off.
 #include <gtest/gtest.h>
 
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
 #include <string>
 #include <tuple>
 
@@ -12,56 +15,94 @@ namespace {
 
 constexpr Seq kHit{4};
 constexpr Rank kVictim{1};
+constexpr double kOneChunk = 65'536;  // bytes of a tensor with one reducer
 constexpr std::uint64_t kRounds = 500;
 constexpr std::uint64_t kSettled = 400;  // from this round on all is as before
 
 class LinkTest : public testing::TestWithParam<std::tuple<std::uint32_t, std::uint64_t, Duration>> {
  protected:
   void SetUp() override {
-    const auto [n, numel, length] = GetParam();
-    work_.ranks.resize(n);
+    work_.ranks.resize(n());
     for (auto& rank : work_.ranks) {
       rank.options.patience = 1s;
-      rank.compute = 10ms;
+      rank.compute = 20ms;
     }
     RoundShape shape;
-    shape.numel = numel;
+    shape.numel = std::get<1>(GetParam());
     work_.ops.assign(kRounds, shape);
   }
-  void cut(World& world, Duration length) {
+
+  std::uint32_t n() const { return std::get<0>(GetParam()); }
+  Duration length() const { return std::get<2>(GetParam()); }
+  std::uint64_t seeds() const { return std::get<1>(GetParam()) > 16'384 ? 2 : 10; }
+
+  // `hit` is called when the victim enters its round; then all runs to its end.
+  void run(std::uint64_t seed, const std::function<void(World&)>& hit) {
+    World world(work_, seed, std::getenv("PAPILIO_SIM_SHOW") != nullptr);
     world.checker().mark(kVictim);
-    world.onEnter(kVictim, kHit, 30us, [&world, length] {
-      for (std::uint32_t r = 0; r < world.work().size(); ++r) {
-        if (Rank{r} == kVictim) continue;
-        world.block(kVictim, Rank{r}, length);
-        world.block(Rank{r}, kVictim, length);
-      }
+    world.onEnter(kVictim, kHit, 30us, [&] {
+      world.noteFired();
+      hit(world);
     });
+    world.run();
+    for (const auto& line : world.lines()) std::puts(line.c_str());
+    EXPECT_GT(world.fired(), 0u);
+    for (const auto& violation : world.checker().violations()) ADD_FAILURE() << violation;
+    expectOneIncident(world);
+  }
+
+  // Nobody but the victim is called slow, and in the end all is as before.
+  void expectOneIncident(const World& world) const {
+    for (const auto& [who, event] : world.events()) {
+      if (event.kind != fault::EventKind::peer_slow || n() == 2) continue;
+      EXPECT_EQ(event.rank, kVictim) << "says rank " << who.value << ": " << event.detail;
+      EXPECT_NE(who, kVictim);
+    }
+    std::uint64_t incomplete = 0;
+    for (const auto& done : world.returns()) {
+      if (done.round.seq.value < kSettled) continue;
+      incomplete += done.round.report.outcome != fault::Outcome::complete;
+    }
+    EXPECT_EQ(incomplete, 0u);
   }
 
   Workload work_;
 };
 
 TEST_P(LinkTest, DownAndUpCostsOneIncident) {
-  const auto length = std::get<2>(GetParam());
-  const std::uint64_t seeds = std::get<1>(GetParam()) > 16'384 ? 2 : 10;
-  for (std::uint64_t seed = 1; seed <= seeds; ++seed) {
-    World world(work_, seed);
-    cut(world, length);
-    world.run();
-    EXPECT_GT(world.fired(), 0u);
-    for (const auto& violation : world.checker().violations()) ADD_FAILURE() << violation;
-    std::uint64_t incomplete = 0;
-    for (const auto& done : world.returns()) {
-      if (done.round.seq.value < kSettled) continue;
-      incomplete += done.round.report.outcome != fault::Outcome::complete;
+  for (std::uint64_t seed = 1; seed <= seeds(); ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    run(seed, [&](World& world) {
+      for (std::uint32_t r = 0; r < n(); ++r) {
+        if (Rank{r} == kVictim) continue;
+        world.block(kVictim, Rank{r}, length());
+        world.block(Rank{r}, kVictim, length());
+      }
+    });
+  }
+}
+
+// So slow that no tensor comes through in time; small messages do, late.
+TEST_P(LinkTest, SlowAndFastAgainCostsOneIncident) {
+  if (n() == 2) return;  // of two, nobody can tell whose link it is
+  const auto set = [&](World& world, double rate, Duration delay) {
+    for (std::uint32_t r = 0; r < n(); ++r) {
+      if (Rank{r} == kVictim) continue;
+      for (const auto& [from, to] : {std::pair{kVictim, Rank{r}}, std::pair{Rank{r}, kVictim}}) {
+        world.network().link(from, to).bytes_per_second = rate;
+        world.network().link(from, to).control_delay = delay;
+      }
     }
-    EXPECT_EQ(incomplete, 0u) << "seed " << seed;
-    if (HasFailure()) {
-      if (getenv("SHOW"))
-        for (const auto& line : world.lines()) puts(line.c_str());
-      return;
-    }
+  };
+  // One message takes 1.3 s.
+  const double bytes = static_cast<double>(work_.ops[0].numel * 4);
+  const double rate = (bytes > kOneChunk ? bytes / n() : bytes) / 1.3;
+  for (std::uint64_t seed = 1; seed <= seeds(); ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    run(seed, [&](World& world) {
+      set(world, rate, 150ms);
+      world.at(world.now().time_since_epoch() + length() / 2, [&] { set(world, 2e9, Duration{}); });
+    });
   }
 }
 
