@@ -28,6 +28,12 @@ class ArrivalPolicy {
   Duration aloneBudget() const { return 2 * patience_ + kAloneMargin; }
   Duration patience() const { return patience_; }
 
+  // What the bytes of a tensor, or of a part of it, may take longer: slower than this is slow
+  // (protocol D3).
+  static Duration transfer(std::uint64_t bytes) {
+    return fromSeconds(static_cast<double>(bytes) / 1e6);
+  }
+
   // A healthy process on a crowded host is not scheduled for this long now and then; measured on
   // hosts with more ranks than cores. Never more than patience.
   static constexpr Duration kFloor = 1s;

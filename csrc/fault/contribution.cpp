@@ -27,6 +27,8 @@ Contribution::Contribution(const Members& members, const ArrivalPolicy& policy, 
       chunks_(layout_.chunkCount()),
       waiting_at_(members.size(), 0),
       assigned_(members.size(), now),
+      given_(members.size(), 0),
+      waited_at_(members.size(), now),
       host_(std::move(host)),
       zeroed_(zeroed),
       via_at_(members.size(), 0),
@@ -69,6 +71,7 @@ bool Contribution::assign(Time now, ChunkIndex index, Effects& out) {
   chunk.target = chunk.via ? chunk.leader : reducer;
   ++(chunk.via ? via_at_ : waiting_at_)[chunk.target.value];
   assigned_[chunk.target.value] = now;
+  ++given_[chunk.target.value];
   if (follows) {
     if (following_[chunk.leader.value]++ == 0) followed_since_[chunk.leader.value] = now;
     ++following_count_;
@@ -336,7 +339,12 @@ Duration Contribution::resultBudget(Rank target) const {
 Time Contribution::resultDeadline(Rank target) const {
   // A stand-in's time starts when it got the chunk, not when its predecessor did.
   const Time since = assigned_[target.value];
-  return std::max(since, members_.at(target).reducer_life) + resultBudget(target);
+  const Time quiet = std::max(since, members_.at(target).reducer_life) + resultBudget(target);
+  // Its results may trickle in, each in time. All of them together have a limit too.
+  const auto bytes = layout_.totalPayload() / layout_.chunkCount() * given_[target.value];
+  const Time all = std::max(since, waited_at_[target.value]) + policy_.patience() + kResultMargin +
+                   ArrivalPolicy::transfer(bytes);
+  return std::min(quiet, PAPILIO_MUTANT(results_have_a_limit) ? quiet : all);
 }
 
 ContributorSet Contribution::overdue(Time now) const {

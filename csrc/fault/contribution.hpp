@@ -102,6 +102,8 @@ class Contribution {
   ContributorSet stuckAt() const;  // the same, and those that failed it and are asked for elsewhere
   // `target` can not answer yet, and that is not its fault: its time starts again.
   void grantTime(Time now, Rank target) { assigned_[target.value] = now; }
+  // A reducer waits for others in this round: the time of its results has not begun.
+  void reducerWaits(Time now, Rank target) { waited_at_[target.value] = now; }
   // Reducers that this rank waits for and has not heard of for half their time or longer.
   ContributorSet quiet(Time now) const;
   Time verdictAt() const;  // when a reducer will be overdue
@@ -190,6 +192,8 @@ class Contribution {
   std::vector<Chunk> chunks_;
   std::vector<std::uint32_t> waiting_at_;  // chunks in state waiting, by target
   std::vector<Time> assigned_;             // when the target last got a chunk to reduce
+  std::vector<std::uint32_t> given_;       // chunks that it ever got to reduce
+  std::vector<Time> waited_at_;            // when it last said that it waits for others
   HostShare host_;
   bool zeroed_;
   std::vector<std::uint32_t> via_at_;     // chunks in state waiting, by leader as the target

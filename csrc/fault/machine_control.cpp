@@ -263,6 +263,7 @@ void Machine::on(Time now, Rank from, const msg::Progress& progress) {
   const bool vote = round != nullptr && voteOpen(*round);
   if (progress.missing.empty() && !vote) return;  // it waits no longer: no sign of life to come
   if (!PAPILIO_MUTANT(progress_is_life)) members_.at(from).reducer_life = now;
+  if (round != nullptr && round->local) round->local->reducerWaits(now, from);
   if (!progress.missing.contains(members_.me())) return;
   const Seq before = oldestActive();
   if (progress.seq < before) {

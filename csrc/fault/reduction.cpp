@@ -10,7 +10,6 @@ namespace papilio::fault {
 namespace {
 constexpr std::uint8_t kMaxResends = 4;
 constexpr std::size_t kMaxEarlySettles = 4 * kMaxRanks;
-constexpr double kRateFloor = 1e6;  // bytes/s; slower than this is slow (protocol D3)
 }  // namespace
 
 Reduction::Reduction(const Members& members, const ArrivalPolicy& policy, Seq seq,
@@ -209,9 +208,8 @@ Time Reduction::deadlineOfItsOwn(Rank rank) const {
   // so the clock restarts with every arrival and every close; the rate floor bounds the whole.
   const Time active = std::max({median_, reopened_, last_seen_[rank.value], last_close_});
   const Time quiet = active + policy_.budget();
-  const double bytes = static_cast<double>(layout_.totalPayload());
-  const Time ceiling =
-      first_seen_[rank.value] + policy_.patience() + fromSeconds(bytes / kRateFloor);
+  const Time ceiling = first_seen_[rank.value] + policy_.patience() +
+                       ArrivalPolicy::transfer(layout_.totalPayload());
   return std::min(quiet, std::max(ceiling, std::max(median_, reopened_) + policy_.patience()));
 }
 

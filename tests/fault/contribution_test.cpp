@@ -40,6 +40,33 @@ TEST_F(ContributionTest, AReducerIsOverdueAfterItsBudget) {
   EXPECT_TRUE(round_->overdue(kEntered + budget()).empty());
 }
 
+// Results may trickle in, each before its reducer would be overdue. All of them together have a
+// limit; that the reducer waits for others does not count.
+TEST_F(ContributionTest, ResultsThatTrickleInHaveALimit) {
+  const Duration limit =
+      policy_.patience() + Contribution::kResultMargin + ArrivalPolicy::transfer(shape_.numel * 4);
+  round_->reducerWaits(kEntered + 5s, Rank{1});
+  members_.at(Rank{1}).reducer_life = kEntered + 5s + limit;  // the last one came just now
+  EXPECT_TRUE(round_->overdue(kEntered + 5s + limit - 1ns).empty());
+  EXPECT_TRUE(round_->overdue(kEntered + 5s + limit).contains(Rank{1}));
+}
+
+// Overdue, so its result was asked for elsewhere: whose doing it is depends on the answers.
+TEST_F(ContributionTest, WhoIsAskedAboutAReducerSaysWhoseDoingItIs) {
+  const auto findings = [&](const std::vector<msg::None>& answers) {
+    Contribution round = *round_;
+    round.suspect(Rank{1});
+    round.reducerFailed(kEntered + 2s, Rank{1}, false, out_);
+    EXPECT_TRUE(round.takeFindings().guilty.empty()) << "before anybody has answered";
+    for (const auto& none : answers) round.gotNone(kEntered + 2s, Rank{2}, none, out_);
+    round.advance(kEntered + 3s, out_);
+    return round.takeFindings();
+  };
+  EXPECT_TRUE(findings({{Seq{seq_}, {0, 1}, false}}).guilty.contains(Rank{1}));
+  EXPECT_TRUE(findings({{Seq{seq_}, {0, 1}, true}}).cleared.contains(Rank{1}));
+  EXPECT_TRUE(findings({}).cleared.contains(Rank{1})) << "nobody answers this rank";
+}
+
 // The time of a stand-in starts when it gets the chunk; its predecessor's is no fault of its own.
 TEST_F(ContributionTest, AStandInIsNotOverdueForItsPredecessor) {
   const Time later = kEntered + 30s;

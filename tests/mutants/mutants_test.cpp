@@ -50,6 +50,7 @@ const std::vector<const char*> kLong{
     "isolated_accuses_nobody",
     "progress_is_life",
     "result_says_who_is_to_blame",
+    "results_have_a_limit",
     "self_suspect",
     "stand_in_needs_lacks",
     "strict_members_agree",

@@ -106,6 +106,30 @@ TEST_P(LinkTest, SlowAndFastAgainCostsOneIncident) {
   }
 }
 
+// Contributions and results trickle in, each in time. All of them together have a limit too.
+TEST(SlowReducer, MayNotMakeOthersWaitForEver) {
+  Workload work;
+  work.ranks.resize(3);
+  RoundShape shape;
+  shape.numel = 3'000'000;  // 4 MB from each reducer, in 16 chunks
+  work.ops.assign(2, shape);
+  World world(work, 1);
+  world.checker().mark(kVictim);
+  world.onEnter(kVictim, Seq{2}, 1ms, [&] {
+    world.noteFired();
+    for (const Rank to : {Rank{0}, Rank{2}}) world.slowLink(kVictim, to, 3e5);
+  });
+  world.run();
+  EXPECT_GT(world.fired(), 0u);
+  for (const auto& violation : world.checker().violations()) ADD_FAILURE() << violation;
+  for (const auto& done : world.returns()) {
+    if (done.rank == kVictim || done.round.seq != Seq{2}) continue;
+    // Contributions: 5 s + 12 MB / 1 MB/s; results: 5.25 s + 4 MB / 1 MB/s, at the same time.
+    EXPECT_LE(done.round.active, 17500ms) << "rank " << done.rank.value;
+    EXPECT_GE(done.round.active, 5s) << "it did not trickle";
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Sizes, LinkTest,
     testing::Combine(testing::Values(2u, 4u, 8u), testing::Values(1000u, 20'000u),
