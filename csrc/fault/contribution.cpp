@@ -114,7 +114,6 @@ void Contribution::gotResult(Time, Rank from, const DataHeader& header, Effects&
   Chunk& chunk = chunks_[header.chunk.value];
   if (chunk.state == State::got) return;
   const bool fetched = (header.flags & kFetched) != 0;
-  if (header.attempt == chunk.attempt) delivers_.insert(chunk.target);
   const bool in_it = header.contributors.contains(members_.me());
   if (in_it) counted_ = true;
   // Who took over from a leader whose contribution was there already is not late.
@@ -162,9 +161,8 @@ void Contribution::gotNone(Time now, Rank from, const msg::None& none, Effects& 
   const auto last = std::min<std::uint32_t>(none.chunks.last, layout_.chunkCount());
   for (std::uint32_t c = none.chunks.first; c < last; ++c) {
     Chunk& chunk = chunks_[c];
-    if (chunk.state == State::fetching && chunk.asked.contains(from)) {
-      (none.had ? delivers_ : owes_others_).insert(chunk.target);
-    }
+    const bool answer = chunk.state == State::fetching && chunk.asked.contains(from);
+    if (answer && !none.had) owes_others_.insert(chunk.target);
     chunk.asked.erase(from);
     if (chunk.state != State::waiting || chunk.target != from) continue;
     // It was reduced elsewhere and is over there; or the leader got no result itself, and has spent
@@ -293,10 +291,9 @@ Contribution::Findings Contribution::takeFindings() {
     if (chunk.state == State::fetching) done.erase(chunk.target);
   }
   suspected_ = suspected_ - done;
-  out.cleared = done & delivers_;
   done.forEach([&](Rank rank) {
-    const bool confirmed = owes_others_.contains(rank) || holdersAfter(rank).empty();
-    if (!out.cleared.contains(rank)) (confirmed ? out.guilty : out.cleared).insert(rank);
+    const bool guilty = owes_others_.contains(rank) || holdersAfter(rank).empty();
+    (guilty ? out.guilty : out.cleared).insert(rank);
   });
   return out;
 }

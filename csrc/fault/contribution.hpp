@@ -66,7 +66,7 @@ class Contribution {
   // it is.
   void suspect(Rank rank) { suspected_.insert(rank); }
   // Of those: who was asked about them has not got their results either, or there is nobody to ask.
-  // The others are cleared: their results reach somebody, or nobody answered this rank.
+  // The others are cleared: what this rank lacks has reached others, or nobody answered it.
   struct Findings {
     ContributorSet guilty, cleared;
   };
@@ -210,8 +210,7 @@ class Contribution {
   ContributorSet late_;  // when the round began
   std::map<Rank, Reason> failed_reducers_;
   ContributorSet suspected_;
-  ContributorSet delivers_;     // its results of this round have come to somebody
-  ContributorSet owes_others_;  // they have not come to somebody else either
+  ContributorSet owes_others_;  // somebody else lacks results of theirs that this rank lacks
 };
 
 }  // namespace papilio::fault

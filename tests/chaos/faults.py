@@ -17,6 +17,7 @@ PATIENCE = 1.0
 SHORT = 0.5  # patience of cases in which a second of absence is to be too long
 ABSENCE = 1.0  # seconds
 SLOW_RATE = "1mbit"
+RATE_FLOOR = 1e6  # bytes per second; what comes slower than this is too slow
 DROP_PERCENT = 2
 
 
@@ -36,6 +37,7 @@ class Fault:
 
     answers = True  # the victims answer in the end
     stays_slow = False  # the others may have to wait for the victims more than once
+    transfer = 0.0  # seconds on top that bytes may take to trickle through
 
     def arrange(self, job) -> None:
         """Before the first round."""
@@ -313,6 +315,12 @@ class LinkFault(Fault):
 
 class SlowLink(LinkFault):
     returns = True
+
+    def __init__(self, case, plan):
+        super().__init__(case, plan)
+        # docs/protocol.md, Deadlines: what is sent to each reducer, and what comes from one.
+        size = case.numel * 4
+        self.transfer = size * (1 + 1 / case.ranks) / RATE_FLOOR
 
     def hit(self, network):
         network.limit(self.victim, SLOW_RATE)
