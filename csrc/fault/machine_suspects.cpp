@@ -77,8 +77,11 @@ bool Machine::isolated(Time now, Seq seq, const ContributorSet& late) {
 void Machine::heard(Time now, Rank from) {
   members_.heard(from);
   if (!isolated_since_) return;
-  const auto out = members_.silent(now, Duration::zero()) | members_.lateSince(*isolated_since_);
+  const auto late = members_.lateSince(*isolated_since_);
+  const auto out = members_.silent(now, Duration::zero()) | late;
   if (out.count() * 2 > members_.present().count() - 1) return;
+  late.forEach([&](Rank rank) { members_.trustAgain(rank); });  // what they missed was not theirs
+  opinions_changed_ = true;
   const Duration gap = now - *std::exchange(isolated_since_, std::nullopt);
   notify(EventKind::isolated, members_.me(), Reason::none, entered_,
          "in touch with most of the group again, after " + milliseconds(gap));

@@ -176,10 +176,15 @@ void Members::caughtUp(Rank rank) {
   Member& member = at(rank);
   member.ever_contributed = true;
   member.voted_out = false;
+  trustAgain(rank);
+  if (++member.timely_streak >= kCleanStreak) member.catch_up_spent = false;
+}
+
+void Members::trustAgain(Rank rank) {
+  Member& member = at(rank);
   member.pace = Member::Pace::timely;
   member.held = false;
   member.held_by = {};
-  if (++member.timely_streak >= kCleanStreak) member.catch_up_spent = false;
 }
 
 bool Members::missed(Time now, Rank rank, bool strike,

@@ -116,6 +116,8 @@ class Members {
   void judged(Rank rank) { ++at(rank).judged_rounds; }
   // The rank contributed in time (or nearly): wait for it and let it reduce again.
   void caughtUp(Rank rank);
+  // It was doubted for what was this rank's own doing.
+  void trustAgain(Rank rank);
   // It missed a deadline, by itself or held up by others (`held_by`, those to blame; there may be
   // none). True when that was the strike that blacklists it; who is held up gets none.
   bool missed(Time now, Rank rank, bool strike, const std::optional<ContributorSet>& held_by = {});

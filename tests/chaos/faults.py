@@ -38,6 +38,7 @@ class Fault:
     answers = True  # the victims answer in the end
     stays_slow = False  # the others may have to wait for the victims more than once
     transfer = 0.0  # seconds on top that bytes may take to trickle through
+    again = 10.0  # seconds until everybody counts in every average again
 
     def arrange(self, job) -> None:
         """Before the first round."""
@@ -68,7 +69,7 @@ class Fault:
 
     def victim_limit(self) -> float:
         """Seconds that a call of a victim may take that answers."""
-        return self.patience + ABSENCE
+        return self.patience + ABSENCE + self.transfer
 
 
 class Kill(Fault):
@@ -315,6 +316,7 @@ class LinkFault(Fault):
 
 class SlowLink(LinkFault):
     returns = True
+    again = 30.0  # the kernel has lost most packets, and waits long before it sends them again
 
     def __init__(self, case, plan):
         super().__init__(case, plan)

@@ -10,7 +10,6 @@ from faults import KINDS
 from job import Job
 from judge import ROUNDS, Judge
 
-AGAIN_LIMIT = 10.0  # seconds until everybody counts in every average again
 AGAIN_NUMEL = 1 << 18
 
 
@@ -93,7 +92,7 @@ class Run:
         return judge.findings
 
     def complete_again(self, job, judge) -> None:
-        limit = time.monotonic() + AGAIN_LIMIT
+        limit = time.monotonic() + self.fault.again
         numel = min(self.case.numel, AGAIN_NUMEL)
         while time.monotonic() < limit:
             call = f"series({self.rounds([numel])!r})"
@@ -104,7 +103,7 @@ class Run:
                     return
             if all(got["report"]["outcome"] == "complete" for (got,) in results.values()):
                 return
-        judge.findings.append(f"no complete round within {AGAIN_LIMIT} s after the fault")
+        judge.findings.append(f"no complete round within {self.fault.again} s after the fault")
 
 
 @functools.cache

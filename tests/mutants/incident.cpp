@@ -116,4 +116,38 @@ std::vector<std::string> killJob(std::uint64_t seed) {
   return out;
 }
 
+std::vector<std::string> cutOffJob(std::uint64_t seed) {
+  Random random(seed);
+  World world(work(random, 0), random.bits());
+  const std::uint32_t n = world.work().size();
+  const Rank victim{random.rank(n)};
+  const Duration length = world.work().ranks[0].options.patience * 13 / 10 + random.upTo(1s);
+  const bool slow = random.chance(0.5);
+  const auto both = [&](auto hit) {
+    for (std::uint32_t r = 0; r < n; ++r) {
+      if (Rank{r} == victim) continue;
+      hit(victim, Rank{r});
+      hit(Rank{r}, victim);
+    }
+  };
+  const auto lag = [&](Duration delay) {
+    both([&](Rank from, Rank to) {
+      world.network().link(from, to).latency = delay + 50us;
+      world.network().link(from, to).control_delay = delay / 8;
+    });
+  };
+  world.checker().mark(victim);
+  world.onEnter(victim, Seq{random.between(25, 40)}, random.upTo(1ms), [&, slow, length] {
+    world.noteFired();
+    if (!slow) return both([&](Rank from, Rank to) { world.block(from, to, length); });
+    lag(length);
+    world.at(world.now().time_since_epoch() + length, [&] { lag(Duration{}); });
+  });
+  world.run();
+  auto out = world.checker().violations();
+  if (world.fired() == 0) out.push_back("nothing happened");
+  checkWhole(world, ContributorSet::firstN(n), out);
+  return out;
+}
+
 }  // namespace papilio::sim

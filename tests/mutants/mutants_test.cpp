@@ -87,6 +87,9 @@ std::string play(std::uint64_t run, std::string& job) {
   } else if (run % 8 == 4) {
     job = "kill " + std::to_string(run);
     violations = killJob(run);
+  } else if (run % 8 == 6) {
+    job = "cut off " + std::to_string(run);
+    violations = cutOffJob(run);
   } else {
     const std::uint64_t seed = kFirstSeed + run;
     const bool shared = run % 4 == 1;
