@@ -81,7 +81,7 @@ void write(ByteWriter& w, const msg::Fetch& m) {
 void write(ByteWriter& w, const msg::None& m) {
   put(w, m.seq);
   put(w, m.chunks);
-  w.write(static_cast<std::uint8_t>(m.had));
+  w.write(static_cast<std::uint8_t>(m.known));
 }
 void write(ByteWriter& w, const msg::Settled& m) {
   put(w, m.seq);
@@ -91,6 +91,7 @@ void write(ByteWriter& w, const msg::Settled& m) {
 void write(ByteWriter& w, const msg::Suspect& m) {
   put(w, m.target);
   put(w, m.seq);
+  w.write(static_cast<std::uint8_t>(m.confirmed));
 }
 void write(ByteWriter& w, const msg::Reinstate& m) { put(w, m.seq); }
 void write(ByteWriter& w, const msg::Handover& m) {
@@ -206,9 +207,9 @@ Body readNone(ByteReader& r) {
   msg::None m;
   m.seq = getSeq(r);
   m.chunks = getRange(r);
-  const auto had = r.read<std::uint8_t>();
-  if (!legal(m.chunks) || had > 1) return std::nullopt;
-  m.had = had == 1;
+  const auto known = r.read<std::uint8_t>();
+  if (!legal(m.chunks) || known > 2) return std::nullopt;
+  m.known = static_cast<msg::Known>(known);
   return m;
 }
 Body readSettled(ByteReader& r) {
@@ -223,7 +224,9 @@ Body readSuspect(ByteReader& r) {
   msg::Suspect m;
   m.target = getRank(r);
   m.seq = getSeq(r);
-  if (m.target.value >= kMaxRanks) return std::nullopt;
+  const auto confirmed = r.read<std::uint8_t>();
+  if (m.target.value >= kMaxRanks || confirmed > 1) return std::nullopt;
+  m.confirmed = confirmed == 1;
   return m;
 }
 Body readHandover(ByteReader& r) {
@@ -369,7 +372,8 @@ struct Describe {
     return "FETCH" + text(m.seq) + text(m.chunks);
   }
   std::string operator()(const msg::None& m) const {
-    return "NONE" + text(m.seq) + text(m.chunks) + (m.had ? " any more" : "");
+    static constexpr const char* kKnown[] = {"", " any more", " either"};
+    return "NONE" + text(m.seq) + text(m.chunks) + kKnown[static_cast<std::size_t>(m.known)];
   }
   std::string operator()(const msg::Settled& m) const {
     return "SETTLED" + text(m.seq) + text(m.chunks);

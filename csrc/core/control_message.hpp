@@ -94,12 +94,13 @@ struct Fetch {
   Seq seq;
   ChunkRange chunks;
 };
-// Answer to Fetch for chunks that I do not hold. `had`: their results came, and I am through with
-// the round; otherwise I have not got them either.
+// Answer to Fetch for chunks that I do not hold, and what I know of their results: that they came
+// and I am through with the round; that I have waited for them in vain as well; or nothing.
+enum class Known : std::uint8_t { nothing = 0, came = 1, lacking = 2 };
 struct None {
   Seq seq;
   ChunkRange chunks;
-  bool had = false;
+  Known known = Known::nothing;
 };
 // I need nothing and send nothing any more for these chunks: do not wait for me.
 struct Settled {
@@ -111,6 +112,7 @@ struct Settled {
 struct Suspect {
   Rank target;
   Seq seq;
+  bool confirmed = false;  // somebody else has not got its results either
 };
 // I was routed around and am back: from `seq` on my shards come to me again.
 struct Reinstate {

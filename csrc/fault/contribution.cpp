@@ -162,7 +162,7 @@ void Contribution::gotNone(Time now, Rank from, const msg::None& none, Effects& 
   for (std::uint32_t c = none.chunks.first; c < last; ++c) {
     Chunk& chunk = chunks_[c];
     const bool answer = chunk.state == State::fetching && chunk.asked.contains(from);
-    if (answer && !none.had) owes_others_.insert(chunk.target);
+    if (answer && none.known == msg::Known::lacking) owes_others_.insert(chunk.target);
     chunk.asked.erase(from);
     if (chunk.state != State::waiting || chunk.target != from) continue;
     // It was reduced elsewhere and is over there; or the leader got no result itself, and has spent
@@ -292,8 +292,9 @@ Contribution::Findings Contribution::takeFindings() {
   }
   suspected_ = suspected_ - done;
   done.forEach([&](Rank rank) {
-    const bool guilty = owes_others_.contains(rank) || holdersAfter(rank).empty();
-    (guilty ? out.guilty : out.cleared).insert(rank);
+    const bool confirmed = owes_others_.contains(rank);
+    if (confirmed) out.confirmed.insert(rank);
+    (confirmed || holdersAfter(rank).empty() ? out.guilty : out.cleared).insert(rank);
   });
   return out;
 }
@@ -400,6 +401,13 @@ Time Contribution::nextDeadline(Time verdict) const {
 bool Contribution::holds(ChunkIndex chunk) const {
   return chunk.value < chunks_.size() && chunks_[chunk.value].state == State::got &&
          chunks_[chunk.value].source != Source::local;
+}
+
+msg::Known Contribution::known(Time now, ChunkIndex index) const {
+  const Chunk& chunk = chunks_[index.value];
+  if (holds(index)) return msg::Known::came;
+  const bool waits = chunk.state == State::waiting;
+  return waits && !quiet(now).contains(chunk.target) ? msg::Known::nothing : msg::Known::lacking;
 }
 
 DataHeader Contribution::heldHeader(ChunkIndex index) const {

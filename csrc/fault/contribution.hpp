@@ -69,6 +69,7 @@ class Contribution {
   // The others are cleared: what this rank lacks has reached others, or nobody answered it.
   struct Findings {
     ContributorSet guilty, cleared;
+    ContributorSet confirmed;  // the guilty of whom somebody else said so
   };
   Findings takeFindings();
   // What did not come from it is no fault of its own: this rank is behind.
@@ -110,6 +111,8 @@ class Contribution {
   Time nextDeadline(Time verdict) const;
   Time ceiling() const { return ceiling_; }
   bool holds(ChunkIndex chunk) const;  // the result is in the tensor
+  // For somebody who asks for its result: it came, or this rank waits in vain too.
+  msg::Known known(Time now, ChunkIndex chunk) const;
   bool waits(ChunkIndex chunk) const { return chunks_[chunk.value].state != State::got; }
   DataHeader heldHeader(ChunkIndex chunk) const;  // for SendHeld: contributors, weight, attempt
   std::vector<ChunkRange> gotRanges() const;

@@ -204,7 +204,7 @@ class Machine {
   bool isolated(Time now, Seq seq, const ContributorSet& late);
   void suspectReducer(Time now, Seq seq, Rank rank);
   void judgeReducers(Time now, Seq seq, Round& round);
-  void accuse(Time now, Seq seq, Rank rank);
+  void accuse(Time now, Seq seq, Rank rank, bool confirmed);
   void announceReturn(Seq counted);
   void on(Time now, Rank from, const msg::Suspect& suspect);
   void on(Time now, Rank from, const msg::Reinstate& reinstate);

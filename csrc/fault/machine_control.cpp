@@ -295,18 +295,19 @@ void Machine::on(Time now, Rank from, const msg::Progress& progress) {
   sayHeld(now, progress.seq);
 }
 
-void Machine::on(Time, Rank from, const msg::Fetch& fetch) {
+void Machine::on(Time now, Rank from, const msg::Fetch& fetch) {
   const Round* round = find(fetch.seq);
   if (round == nullptr) {
-    toControl(from, msg::None{fetch.seq, fetch.chunks, fetch.seq < forgotten_before_});
-    return;
+    const bool over = fetch.seq < forgotten_before_;
+    const auto known = over ? msg::Known::came : msg::Known::nothing;
+    return toControl(from, msg::None{fetch.seq, fetch.chunks, known});
   }
   const Contribution* local = round->local.get();
   std::uint32_t count = local != nullptr ? local->layout().chunkCount() : 0;
   for (const auto& [schema, reduction] : round->variants) {
     count = std::max(count, reduction->layout().chunkCount());
   }
-  msg::None none{fetch.seq, {fetch.chunks.first, fetch.chunks.first}, false};
+  msg::None none{fetch.seq, {fetch.chunks.first, fetch.chunks.first}};
   const auto flush = [&](std::uint32_t next) {
     if (none.chunks.last > none.chunks.first) toControl(from, none);
     none.chunks = {next, next};
@@ -320,13 +321,14 @@ void Machine::on(Time, Rank from, const msg::Fetch& fetch) {
       held = true;
       break;
     }
-    const bool came = local != nullptr && local->holds(chunk);
-    if (!held && came && !round->finished) {
+    const bool mine = local != nullptr && c < local->layout().chunkCount();
+    const auto known = mine ? local->known(now, chunk) : msg::Known::nothing;
+    if (!held && known == msg::Known::came && !round->finished) {
       effects_.push_back(effect::SendHeld{from, fetch.seq, chunk});
       held = true;
     }
-    if (held || came != none.had) flush(held ? c + 1 : c);
-    none.had = came;
+    if (held || known != none.known) flush(held ? c + 1 : c);
+    none.known = known;
     if (!held) none.chunks.last = c + 1;
   }
   if (fetch.chunks.last > count) none.chunks.last = fetch.chunks.last;

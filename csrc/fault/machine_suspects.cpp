@@ -103,17 +103,18 @@ void Machine::suspectReducer(Time now, Seq seq, Rank rank) {
 
 void Machine::judgeReducers(Time now, Seq seq, Round& round) {
   const auto findings = round.local->takeFindings();
-  findings.guilty.forEach([&](Rank rank) { accuse(now, seq, rank); });
+  findings.guilty.forEach(
+      [&](Rank rank) { accuse(now, seq, rank, findings.confirmed.contains(rank)); });
   if (findings.cleared.empty()) return;
   findings.cleared.forEach([&](Rank rank) { round.local->excuse(rank); });
   doubtSilently(now, findings.cleared);
 }
 
-// Somebody else misses its results as well, so all go around it.
-void Machine::accuse(Time now, Seq seq, Rank rank) {
+// Somebody else misses its results as well, or nobody can say, so all go around it.
+void Machine::accuse(Time now, Seq seq, Rank rank, bool confirmed) {
   const Seq next{entered_.value + 1};
   const auto routed = members_.routeAround(rank, next);
-  if (routed != Members::Routed::known) toOthers(msg::Suspect{rank, next});
+  if (routed != Members::Routed::known) toOthers(msg::Suspect{rank, next, confirmed});
   const bool first = members_.at(rank).pace == Member::Pace::timely;
   // Also when somebody else said so before: this rank's own patience with it is spent all the same.
   if (routed != Members::Routed::news && !first) return;
@@ -134,6 +135,13 @@ void Machine::on(Time now, Rank from, const msg::Suspect& suspect) {
     // back. That its word came does.
     return toControl(from, msg::Reinstate{Seq{newest_.value + kReinstateMargin}});
   }
+  // Two have spent their patience with it: who accuses it, and who confirmed that.
+  const bool timely = members_.at(target).pace == Member::Pace::timely;
+  const bool news = !me && suspect.confirmed && timely;
+  if (news && !PAPILIO_MUTANT(suspects_are_not_waited_for)) {
+    struck(now, suspect.seq, target, now >= suspect_self_until_,
+           "rank " + std::to_string(from.value) + " and others get no results from it");
+  }
   // Rounds that the target announced to reduce again, and that somebody had routed elsewhere before
   // that arrived, go to the stand-in as well.
   const Seq announced = members_.at(target).reinstated_from;
@@ -147,6 +155,7 @@ void Machine::on(Time now, Rank from, const msg::Suspect& suspect) {
     if (me) withdrawRedirected(*round);
     pump(now, seq, *round);
   }
+  pumpChanged(now);
 }
 
 // This rank was routed around and its contributions count again: it reduces again from a round on

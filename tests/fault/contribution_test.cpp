@@ -62,8 +62,9 @@ TEST_F(ContributionTest, WhoIsAskedAboutAReducerSaysWhoseDoingItIs) {
     round.advance(kEntered + 3s, out_);
     return round.takeFindings();
   };
-  EXPECT_TRUE(findings({{Seq{seq_}, {0, 1}, false}}).guilty.contains(Rank{1}));
-  EXPECT_TRUE(findings({{Seq{seq_}, {0, 1}, true}}).cleared.contains(Rank{1}));
+  EXPECT_TRUE(findings({{Seq{seq_}, {0, 1}, msg::Known::lacking}}).confirmed.contains(Rank{1}));
+  EXPECT_TRUE(findings({{Seq{seq_}, {0, 1}, msg::Known::came}}).cleared.contains(Rank{1}));
+  EXPECT_TRUE(findings({{Seq{seq_}, {0, 1}, msg::Known::nothing}}).cleared.contains(Rank{1}));
   EXPECT_TRUE(findings({}).cleared.contains(Rank{1})) << "nobody answers this rank";
 }
 

@@ -53,6 +53,7 @@ const std::vector<const char*> kLong{
     "results_have_a_limit",
     "self_suspect",
     "stand_in_needs_lacks",
+    "suspects_are_not_waited_for",
     "strict_members_agree",
     "verdict_ends_the_vote",
     "vote_holds_open",

@@ -8,6 +8,7 @@
 #include <string>
 #include <tuple>
 
+#include "core/layout.hpp"
 #include "sim/world.hpp"
 
 namespace papilio::sim {
@@ -103,6 +104,41 @@ TEST_P(LinkTest, SlowAndFastAgainCostsOneIncident) {
       set(world, rate, 150ms);
       world.at(world.now().time_since_epoch() + length() / 2, [&] { set(world, 2e9, Duration{}); });
     });
+  }
+}
+
+// The reducer's result reaches one member before its link breaks. That one waits in the next round
+// for those that wait for the result, and then not once more for the reducer.
+TEST(HalfAResult, CostsOnePatience) {
+  for (std::uint64_t seq = 4; seq < 12; ++seq) {
+    Workload work;
+    work.ranks.resize(4);
+    for (auto& rank : work.ranks) rank.options.patience = 1s;
+    RoundShape shape;
+    shape.numel = 20;
+    work.ops.assign(seq + 8, shape);
+    World world(work, seq);
+    const Rank victim = Layout(20, 4, 4, Seq{seq}).owner(ChunkIndex{0});
+    const Rank lucky{(victim.value + 1) % 4};
+    world.checker().mark(victim);
+    world.onEnter(victim, Seq{seq}, 0us, [&, victim, lucky] {
+      for (std::uint32_t r = 0; r < 4; ++r) {
+        if (Rank{r} != victim && Rank{r} != lucky) world.block(victim, Rank{r}, 10s);
+      }
+      world.at(world.now().time_since_epoch() + 900us,
+               [&, victim, lucky] { world.block(victim, lucky, 10s); });
+    });
+    world.run();
+    for (const auto& violation : world.checker().violations()) ADD_FAILURE() << violation;
+    for (const auto& done : world.returns()) {
+      if (done.rank == victim) continue;
+      const bool its = done.rank == lucky && done.round.seq == Seq{seq};
+      if (its) {
+        EXPECT_LT(done.round.active, 100ms) << "it did not get the result";
+      }
+      EXPECT_LE(done.round.active, 1600ms)
+          << "seq " << seq << ", rank " << done.rank.value << " in " << done.round.seq.value;
+    }
   }
 }
 
