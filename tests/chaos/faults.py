@@ -39,6 +39,7 @@ class Fault:
     stays_slow = False  # the others may have to wait for the victims more than once
     transfer = 0.0  # seconds on top that bytes may take to trickle through
     again = 10.0  # seconds until everybody counts in every average again
+    mutual = False  # who is well may go around the victim, and be gone around by it
 
     def arrange(self, job) -> None:
         """Before the first round."""
@@ -322,6 +323,7 @@ class SlowLink(LinkFault):
         super().__init__(case, plan)
         # docs/protocol.md, Deadlines: what is sent to each reducer, and what comes from one.
         size = case.numel * 4
+        self.mutual = case.ranks == 2  # neither can tell whose link it is
         self.transfer = size * (1 + 1 / case.ranks) / RATE_FLOOR
 
     def hit(self, network):

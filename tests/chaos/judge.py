@@ -19,8 +19,6 @@ class Judge:
         self.case, self.plan, self.fault, self.base = case, plan, fault, base
         self.victims = set(plan.victims) if fault.absent else set()
         self.healthy = set(range(case.ranks)) - self.victims
-        # Of two ranks nobody can tell whose link it is: each goes around the other.
-        self.mutual = fault.network and case.ranks == 2
         self.findings: list = []
         self.heard: dict = {}  # (rank, victim) -> when that rank heard of the victim's end
 
@@ -102,10 +100,10 @@ class Judge:
         if chunk["source"] == "local":
             if self.fault.hard:
                 self.found(rank, f"{where}: kept the local value")
-            elif not owners <= self.victims and not self.mutual:
+            elif not owners <= self.victims and not self.fault.mutual:
                 self.found(rank, f"{where}: local, but its reducer is well")
             return
-        missing = set() if self.mutual else self.healthy - set(chunk["contributors"])
+        missing = set() if self.fault.mutual else self.healthy - set(chunk["contributors"])
         if chunk["source"] in ("redone", "fetched"):
             # Who got the chunk before its reducer died has no input for it any more.
             missing = {r for r in missing if not had(all_rounds[r], number, chunk)}
