@@ -2,10 +2,10 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup build extension demo test conformance soak soak-sim mutants chaos chaos-docs bench bench-faults bench-micro benchmarks lint format asan tsan cuda gpu-check wheel wheels clean
+.PHONY: help setup build extension demo test conformance soak soak-sim mutants chaos chaos-docs bounds bounds-docs bench bench-faults bench-micro benchmarks lint format asan tsan cuda gpu-check wheel wheels clean
 
 help:
-	@echo "make demo | test | conformance | chaos | bench | bench-faults | bench-micro | benchmarks | lint | format | asan | tsan | cuda | gpu-check | wheel | wheels | soak | soak-sim | mutants | clean"
+	@echo "make demo | test | conformance | chaos | bounds | bench | bench-faults | bench-micro | benchmarks | lint | format | asan | tsan | cuda | gpu-check | wheel | wheels | soak | soak-sim | mutants | clean"
 
 setup:
 	@tools/setup.sh
@@ -39,6 +39,14 @@ chaos: extension
 # The table of the last `make chaos` into docs/faults.md.
 chaos-docs: setup
 	@$(PY) tests/chaos --output-dir build/chaos --docs docs/faults.md
+
+# Every figure that is promised about faults, measured and judged; BOUNDS_ARGS takes e.g. --only kill --times 10
+bounds: extension
+	@$(PY) tests/bounds --output-dir build/bounds $(BOUNDS_ARGS)
+
+# The table of the last `make bounds` into docs/faults.md.
+bounds-docs: setup
+	@$(PY) tests/bounds --output-dir build/bounds --docs docs/faults.md
 
 # The simulator alone: a million collectives under random faults, over all cores. SOAK_ARGS takes
 # e.g. --rounds 5000000 --first 7

@@ -2,6 +2,7 @@
 
 import pathlib
 
+import page
 from cases import FAULTS, PHASES, RANKS, SIZES
 
 BEGIN = "<!-- chaos: begin (make chaos-docs writes what is between these lines) -->"
@@ -76,9 +77,4 @@ def markdown(result: dict) -> str:
 
 def into_docs(path: pathlib.Path, result: dict) -> None:
     """Replaces what is between the markers; ValueError when they are not there."""
-    whole = path.read_text()
-    if whole.count(BEGIN) != 1 or whole.count(END) != 1:
-        raise ValueError(f"{path} has no place for the table: {BEGIN} … {END}")
-    before, rest = whole.split(BEGIN)
-    after = rest.split(END)[1]
-    path.write_text(f"{before}{BEGIN}\n{markdown(result)}\n{END}{after}")
+    page.put(path, BEGIN, END, markdown(result))

@@ -33,19 +33,25 @@ def had(report: dict, chunk: dict) -> bool:
     return bool(common) and all(c["source"] in ("reduced", "fetched") for c in common)
 
 
-def check(ranks, answers: dict, victim: int, since: float = 0.0):
-    """Exact values, only the victim blamed, and nobody back later than LIMIT."""
+def explained(ranks, answers: dict, victim: int, why: str = "dead"):
+    """Exact values, and only the victim blamed and missing."""
     for rank, answer in answers.items():
         assert answer["ok"], answer
         assert answer["wrong"] == 0, (rank, answer["report"])
         for blamed, reason in answer["report"]["blamed"].items():
-            assert (int(blamed), reason) == (victim, "dead"), answer["report"]
+            assert (int(blamed), reason) == (victim, why), answer["report"]
         for chunk in answer["report"]["chunks"]:
             missing = set(range(ranks.n)) - set(chunk["contributors"]) - {victim}
             if chunk["source"] == "redone":
                 # Who got the chunk before its reducer died, and returned, has no input for it left.
                 missing = {r for r in missing if not had(answers[r]["report"], chunk)}
             assert chunk["source"] == "local" or not missing, chunk
+
+
+def check(ranks, answers: dict, victim: int, since: float = 0.0):
+    """The same, and nobody back later than LIMIT."""
+    explained(ranks, answers, victim)
+    for rank, answer in answers.items():
         seconds = answer["end"] - max(answer["begin"], since)
         assert seconds < LIMIT, (rank, seconds, ranks[rank].errors)
 
