@@ -25,7 +25,7 @@ import figures  # noqa: E402
 import page  # noqa: E402
 
 # Each is a module here with run(arguments), which gives figures and what they were made from.
-PROMISES = ("false-strikes", "kill")
+PROMISES = ("false-strikes", "kill", "stop", "straggler", "rejoin")
 BEGIN = "<!-- bounds: begin (make bounds-docs writes what is between these lines) -->"
 END = "<!-- bounds: end -->"
 
@@ -75,7 +75,7 @@ def arguments_of(argv) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--only", nargs="+", choices=PROMISES, default=PROMISES, metavar="NAME")
     parser.add_argument("--rounds", type=int, default=10_000, help="fault-free rounds per load")
-    parser.add_argument("--times", type=int, default=50, help="kills; other faults: fewer")
+    parser.add_argument("--times", type=int, help="faults (each promise has its own number)")
     parser.add_argument("--output-dir", type=pathlib.Path, default=ROOT / "build" / "bounds")
     parser.add_argument("--docs", type=pathlib.Path, help="measure nothing, write the page")
     return parser.parse_args(argv)

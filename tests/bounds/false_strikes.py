@@ -1,6 +1,8 @@
 """Nobody is accused in fault-free rounds, whatever the machine does: strikes, blacklistings, events
 against somebody and incomplete rounds, of all ranks together, with default options."""
 
+import sys
+
 import midround
 from cluster import Cluster
 from figures import Figure
@@ -38,6 +40,7 @@ def measure(rounds: int, load, varying: tuple) -> dict:
 def run(arguments):
     found, samples = [], {}
     for name, load, varying in CASES:
+        print(name, file=sys.stderr, flush=True)
         got = measure(arguments.rounds, load, varying)
         samples[name] = got
         found += judged(name, arguments.rounds, got)

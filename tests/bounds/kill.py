@@ -8,13 +8,14 @@ from figures import Figure
 
 from papilio.bench.stats import ratio_of_medians
 
+TIMES = 50
 MEDIAN, LONGEST = 100, 500  # ms
 NEXT = 1.05  # of a round of three
 WARM, AFTER = 8, 3  # rounds
 
 
 def run(arguments):
-    runs = midround.many(arguments.times, lambda rank: rank.kill(), "dead", WARM, AFTER)
+    runs = midround.many(arguments.times or TIMES, lambda rank: rank.kill(), ("dead",), WARM, AFTER)
     back = [seconds * 1e3 for one in runs for seconds in one["until_return"]]
     after = [one["later"][0] for one in runs]
     beside = [one["beside"][0] for one in runs]

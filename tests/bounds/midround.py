@@ -7,6 +7,7 @@ both alike.
 import os
 import random
 import statistics
+import sys
 import threading
 import time
 
@@ -80,8 +81,8 @@ class Hit:
     """One fault: its ``moment``, when it was seen to have happened, ``times`` of the others'
     calls."""
 
-    def __init__(self, group: Group, victim: int, strike, reason: str):
-        self.group, self.victim, self.reason = group, victim, reason
+    def __init__(self, group: Group, victim: int, strike, reasons: tuple):
+        self.group, self.victim, self.reasons = group, victim, reasons
         self.others = [r for r in group.everybody if r != victim]
         self.moment = self.ended = 0.0
         self._strike = strike
@@ -118,18 +119,18 @@ class Hit:
 
     def judge(self) -> None:
         """Values are what the reports say, and only the victim is missing, for that reason."""
-        explained(self.group.ranks, self.group.judged(0, self.others), self.victim, self.reason)
+        explained(self.group.ranks, self.group.judged(0, self.others), self.victim, self.reasons)
         for salt in range(1, self.group.after + 1):
             answers = self.group.judged(salt, self.others)
-            explained(self.group.ranks, answers, self.victim, self.reason)
+            explained(self.group.ranks, answers, self.victim, self.reasons)
             for answer in answers.values():
                 assert set(answer["report"]["blamed"]) == {str(self.victim)}, answer["report"]
 
 
-def once(strike, reason: str, warm_rounds: int, after: int, chance: random.Random, three_first):
+def once(strike, reasons: tuple, warm_rounds: int, after: int, chance: random.Random, three_first):
     """One fault and its neighbour; None when the victim was not hit in its call."""
     with Group(RANKS, warm_rounds, after) as four, Group(RANKS - 1, warm_rounds, after) as three:
-        hit = Hit(four, chance.randrange(RANKS), strike, reason)
+        hit = Hit(four, chance.randrange(RANKS), strike, reasons)
         four.prepare(hit.victim)
         three.prepare()
         if three_first:
@@ -151,11 +152,12 @@ def once(strike, reason: str, warm_rounds: int, after: int, chance: random.Rando
         }
 
 
-def many(times: int, strike, reason: str, warm_rounds: int, after: int) -> list:
+def many(times: int, strike, reasons: tuple, warm_rounds: int, after: int) -> list:
     chance = random.Random(5)
     found: list = []
     for number in range(TRIES * times):
-        one = once(strike, reason, warm_rounds, after, chance, three_first=number % 2 == 0)
+        print(f"{len(found)} of {times}", end="\r", file=sys.stderr, flush=True)
+        one = once(strike, reasons, warm_rounds, after, chance, three_first=number % 2 == 0)
         if one is not None:
             found.append(one)
         if len(found) == times:

@@ -18,8 +18,18 @@ class Job:
     ``network``: each rank on a host of its own there; the store is at its switch.
     """
 
-    def __init__(self, n: int, plan, options: dict, store="outside", network=None, own=None):
+    def __init__(
+        self,
+        n: int,
+        plan,
+        options: dict,
+        store="outside",
+        network=None,
+        own=None,
+        backend="papilio",
+    ):
         self.n = n
+        self.backend = backend
         self.network = network
         self.options = options
         self.own = own or {}  # options by rank
@@ -71,7 +81,7 @@ class Job:
         try:
             for rank in self.ranks:
                 options = self.options | self.own.get(rank.rank, {})
-                rank.send("init", options=options, timeout=TIMEOUT)
+                rank.send("init", options=options, timeout=TIMEOUT, backend=self.backend)
             for rank in self.ranks:
                 answer = rank.receive(timeout=90)
                 assert answer["ok"], answer

@@ -134,9 +134,10 @@ class Network:
     def has_carrier(self, host: int) -> bool:
         return "NO-CARRIER" not in _run("ip", "-n", self.hosts[host], "link", "show", "eth0")
 
-    def limit(self, host: int, rate: str) -> None:
-        """Both directions of the link carry that much only."""
-        shape = ("root", "tbf", "rate", rate, "burst", "16kb", "latency", "200ms")
+    def limit(self, host: int, rate: str, burst: str = "16kb") -> None:
+        """Both directions of the link carry that much only. ``burst``: more for a fast link, whose
+        packets would have to wait for the timer's next tick."""
+        shape = ("root", "tbf", "rate", rate, "burst", burst, "latency", "200ms")
         for place, device in ((self.hosts[host], "eth0"), (self._switch, f"p{host}")):
             _run("tc", "-n", place, "qdisc", "add", "dev", device, *shape)
             take_back = ("tc", "-n", place, "qdisc", "del", "dev", device, "root")
