@@ -25,7 +25,7 @@ import figures  # noqa: E402
 import page  # noqa: E402
 
 # Each is a module here with run(arguments), which gives figures and what they were made from.
-PROMISES = ("false-strikes", "kill", "stop", "straggler", "rejoin")
+PROMISES = ("false-strikes", "kill", "stop", "straggler", "rejoin", "scores")
 BEGIN = "<!-- bounds: begin (make bounds-docs writes what is between these lines) -->"
 END = "<!-- bounds: end -->"
 

@@ -20,6 +20,7 @@ import papilio
 
 _KEPT = 60  # steps in the log
 _WIDTH, _BATCH = 64, 32
+_RATE = 1e-3  # of learning, at first
 _HELD_OUT = 10**6  # the step whose data nobody trains on
 
 
@@ -34,9 +35,10 @@ def _loss(model, data: torch.Tensor) -> torch.Tensor:
 
 
 class Learner(Trainer):
-    """``compute``: seconds that a step takes beside its all-reduce."""
+    """``compute``: seconds that a step takes beside its all-reduce. The learning rate falls to
+    nothing in ``steps``, as in any training whose final loss somebody wants."""
 
-    def __init__(self, compute: float):
+    def __init__(self, compute: float, steps: int):
         self.rank, self.n = dist.get_rank(), dist.get_world_size()
         self.store = dist.distributed_c10d._get_default_store()._underlying_non_prefix_store
         torch.manual_seed(0)
@@ -46,9 +48,9 @@ class Learner(Trainer):
             )
         )
         self.weight = next(self.model.parameters())
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=_RATE)
         self.job = papilio.attach(self.model, self.optimizer)
-        self.compute = compute
+        self.compute, self.steps = compute, steps
         self.views: list = []
         self.evicted = self.wrong = 0
         self.ready = 0.0  # when it had done its steps alone and asked to be let in
@@ -61,6 +63,8 @@ class Learner(Trainer):
         loss = _loss(self.model, _data(self.job.step, self.rank))
         loss.backward()
         self.busy.wait(self.compute)
+        for group in self.optimizer.param_groups:
+            group["lr"] = _RATE * (1 - self.job.step / self.steps)
         self.wrong += not math.isfinite(loss.item())
         if not was:
             self.ready = time.monotonic()
@@ -86,7 +90,6 @@ class Learner(Trainer):
             "step": self.job.step,
             "crc": self.digest(),
             "wrong": self.wrong,  # steps whose loss was no number
-            "trained": self.job.step > 0,
             "evicted": self.evicted,
             "received": self.job.states_received,
             "views": self.views,

@@ -17,13 +17,15 @@ STEP = 0.1  # seconds that a step computes
 PATIENCE = 2.0
 STEPS = 2  # within which who is ready is back
 LOSS = 2.0  # per cent
-AFTER = 40  # steps after the last rejoin
+PER_CYCLE = 40  # steps of the training for each
+AFTER = 40
 
 
 class Training(Job):
-    def __init__(self, ranks: Cluster, compute: float):
+    def __init__(self, ranks: Cluster, compute: float, steps: int):
         super().__init__(ranks)
-        self.source = midround.call(f"Learner({compute}).run()", "learner")
+        self.source = midround.call(f"Learner({compute}, {steps}).run()", "learner")
+        ranks.store.set("stop", str(steps))
 
     def restart(self, rank: int) -> None:
         self.ranks.store.delete_key(f"log/{rank}")
@@ -73,30 +75,29 @@ def cycle(job: Training, victim: int, choose: random.Random) -> dict:
     }
 
 
-def train(times: int, compute: float, steps: int | None = None) -> tuple:
-    """Cycles and summaries; without faults up to ``steps``."""
-    choose = random.Random(7)
+def train(compute: float, steps: int, whom: list, choose: random.Random) -> tuple:
+    """What came of each kill and restart, and the ranks' summaries at the end."""
     with Cluster(RANKS, patience=PATIENCE) as ranks:
-        job = Training(ranks, compute)
-        if steps is not None:
-            ranks.store.set("stop", str(steps))
+        job = Training(ranks, compute, steps)
         job.start()
-        if steps is not None:
-            answers = [rank.receive(timeout=300) for rank in ranks]
-            for answer in answers:
-                assert answer["ok"], answer.get("trace", answer)
-            return [], [answer["result"] for answer in answers]
         job.await_step(1)
-        cycles = [cycle(job, victim, choose) for victim in victims(times, choose)]
-        return cycles, job.stop(after=AFTER)
+        cycles = [cycle(job, victim, choose) for victim in whom]
+        answers = [rank.receive(timeout=600) for rank in ranks]
+        for answer in answers:
+            assert answer["ok"], answer.get("trace", answer)
+        summaries = [answer["result"] for answer in answers]
+        for summary in summaries:
+            assert summary["step"] == steps and not summary["wrong"], summary
+        return cycles, summaries
 
 
 def run(arguments):
     for module in ("trainer", "torch._dynamo"):  # optimizers import the latter
         Zygote.get().load(module)
-    cycles, faulty = train(arguments.times or TIMES, STEP)
-    _, calm = train(0, 0.0, faulty[0]["step"])
-    assert {one["step"] for one in calm} == {faulty[0]["step"]}
+    times, choose = arguments.times or TIMES, random.Random(7)
+    steps = times * PER_CYCLE + AFTER
+    cycles, faulty = train(STEP, steps, victims(times, choose), choose)
+    _, calm = train(0.0, steps, [], choose)
     return judged(cycles, faulty, calm), {"cycles": cycles, "faulty": faulty, "calm": calm}
 
 

@@ -13,7 +13,10 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import threading
+
+import delay_line
 
 CLONE_NEWNET = 0x40000000
 _PREFIX = "papilio-chaos-"
@@ -56,6 +59,7 @@ class Network:
         self.hosts = [f"{base}h{k}" for k in range(hosts)]
         self.gateway = _GATEWAY
         self._undo: list = []  # what reset() has to do
+        self._lines: list = []  # processes between devices
         try:
             self._build()
         except BaseException:
@@ -85,17 +89,22 @@ class Network:
             self._undo.pop()()
 
     def close(self) -> None:
+        for line in self._lines:
+            line.stdin.close()
+            line.wait(10)
         for name in [self._switch, *self.hosts]:
             with contextlib.suppress(OSError):
                 _run("ip", "netns", "delete", name)
 
-    def inside(self, action):
-        """Runs ``action`` on a thread that is in the switch's namespace; what it returned."""
+    def inside(self, action, host: int | None = None):
+        """Runs ``action`` on a thread in the namespace of the host, or of the switch; what it
+        returned."""
+        name = self._switch if host is None else self.hosts[host]
         libc = ctypes.CDLL(None, use_errno=True)
         result = []
 
         def work():
-            with open(f"/run/netns/{self._switch}") as namespace:
+            with open(f"/run/netns/{name}") as namespace:
                 if libc.setns(namespace.fileno(), CLONE_NEWNET) != 0:
                     raise OSError(ctypes.get_errno(), "setns")
             result.append(action())
@@ -142,6 +151,25 @@ class Network:
             _run("tc", "-n", place, "qdisc", "add", "dev", device, *shape)
             take_back = ("tc", "-n", place, "qdisc", "del", "dev", device, "root")
             self._undo.append(lambda command=take_back: _run(*command))
+
+    def delay(self, host: int, seconds: float) -> None:
+        """Replaces the link by one whose frames take that long, in both directions. Before there
+        are ranks."""
+        port = f"p{host}"
+        _run("ip", "-n", self.hosts[host], "link", "del", "eth0")  # its other end goes with it
+        ends = [
+            self.inside(lambda: delay_line.open_tap("eth0"), host),
+            self.inside(lambda: delay_line.open_tap(port)),
+        ]
+        program = [sys.executable, delay_line.__file__, *map(str, ends), str(seconds)]
+        line = subprocess.Popen(program, pass_fds=ends, stdin=subprocess.PIPE)
+        for end in ends:
+            os.close(end)
+        card = f"addr add 10.213.0.{host + 1}/24 dev eth0\nlink set eth0 up\n"
+        _run("ip", "-n", self.hosts[host], "-batch", "-", text=card)
+        switch = f"link set {port} master br0\nlink set {port} up\n"
+        _run("ip", "-n", self._switch, "-batch", "-", text=switch)
+        self._lines.append(line)
 
     def limited(self, host: int) -> int:
         """How often a packet had to wait."""
