@@ -37,7 +37,7 @@ def measure(name: str, arguments) -> dict:
     except Exception as error:  # noqa: BLE001 - the other promises are measured nevertheless
         traceback.print_exc()
         first = (str(error).splitlines() or [""])[0]
-        note = f"{type(error).__name__}: {first}"
+        note = f"{type(error).__name__}: {first}"[:200]
         found, samples = [figures.Figure(name, "the measurement itself", 1, 0, "error", note)], {}
     seconds = round(time.monotonic() - begin)
     return {

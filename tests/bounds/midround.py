@@ -1,7 +1,7 @@
 """A fault in the middle of a 64 MiB round of four ranks, beside a group of three without faults.
 
-Both groups are made anew for each time and take turns, so that what else the machine does meets
-both alike.
+The four are made anew for each time. Both groups take turns, so that what else the machine does
+meets both alike.
 """
 
 import os
@@ -72,9 +72,14 @@ class Group:
         return [self.round(salt, chosen) for salt in range(1, self.after + 1)]
 
     def all_rounds(self) -> list:
-        """The same without a fault."""
+        """The same without a fault; the first one is judged."""
+        self.prepare()
         self.round(0)
-        return self.rounds_after(self.everybody)
+        seconds = self.rounds_after(self.everybody)
+        for answer in self.judged(0, self.everybody).values():
+            assert answer["report"]["outcome"] == "complete" and not answer["wrong"], answer
+        self.ranks.run(call("forget()"))
+        return seconds
 
 
 class Hit:
@@ -119,7 +124,11 @@ class Hit:
 
     def judge(self) -> None:
         """Values are what the reports say, and only the victim is missing, for that reason."""
-        explained(self.group.ranks, self.group.judged(0, self.others), self.victim, self.reasons)
+        answers = self.group.judged(0, self.others)
+        explained(self.group.ranks, answers, self.victim, self.reasons)
+        self.blamed = [a["report"]["blamed"].get(str(self.victim), "") for a in answers.values()]
+        lines = [line for rank in self.others for line in self.group.ranks[rank].errors]
+        self.said = [line for line in lines if f"peer {self.victim} " in line]
         for salt in range(1, self.group.after + 1):
             answers = self.group.judged(salt, self.others)
             explained(self.group.ranks, answers, self.victim, self.reasons)
@@ -127,26 +136,26 @@ class Hit:
                 assert set(answer["report"]["blamed"]) == {str(self.victim)}, answer["report"]
 
 
-def once(strike, reasons: tuple, warm_rounds: int, after: int, chance: random.Random, three_first):
+def once(three: Group, strike, reasons: tuple, warm_rounds: int, chance, three_first: bool):
     """One fault and its neighbour; None when the victim was not hit in its call."""
-    with Group(RANKS, warm_rounds, after) as four, Group(RANKS - 1, warm_rounds, after) as three:
+    beside = three.all_rounds() if three_first else None
+    with Group(RANKS, warm_rounds, three.after) as four:
         hit = Hit(four, chance.randrange(RANKS), strike, reasons)
         four.prepare(hit.victim)
-        three.prepare()
-        if three_first:
-            beside = three.all_rounds()
         if not hit.run(chance.random() * 0.9 * four.normal):
             return None
         later = four.rounds_after(hit.others)
-        if not three_first:
-            beside = three.all_rounds()
         hit.judge()
+        if beside is None:
+            beside = three.all_rounds()
         return {
             "victim": hit.victim,
             "normal": four.normal,
             "until_end": hit.ended - hit.moment,
             "until_return": [t["end"] - hit.moment for t in hit.times],
             "hit": max(t["end"] - t["begin"] for t in hit.times),
+            "reasons": hit.blamed,
+            "said": hit.said,
             "later": later,
             "beside": beside,
         }
@@ -155,11 +164,12 @@ def once(strike, reasons: tuple, warm_rounds: int, after: int, chance: random.Ra
 def many(times: int, strike, reasons: tuple, warm_rounds: int, after: int) -> list:
     chance = random.Random(5)
     found: list = []
-    for number in range(TRIES * times):
-        print(f"{len(found)} of {times}", end="\r", file=sys.stderr, flush=True)
-        one = once(strike, reasons, warm_rounds, after, chance, three_first=number % 2 == 0)
-        if one is not None:
-            found.append(one)
-        if len(found) == times:
-            return found
+    with Group(RANKS - 1, warm_rounds, after) as three:
+        for number in range(TRIES * times):
+            print(f"{len(found)} of {times}", end="\r", file=sys.stderr, flush=True)
+            one = once(three, strike, reasons, warm_rounds, chance, number % 2 == 0)
+            if one is not None:
+                found.append(one)
+            if len(found) == times:
+                return found
     raise AssertionError(f"hit in the call only {len(found)} times of {TRIES * times}, not {times}")

@@ -48,6 +48,11 @@ def judge(salt: int) -> dict:
     return {"ok": True, "wrong": wrong, "report": report.asdict()} | times
 
 
+def forget() -> None:
+    """What was not judged."""
+    DONE.clear()
+
+
 def warm(numel: int, count: int) -> list:
     """Seconds of that many rounds in a row, all of them complete."""
     took = []
