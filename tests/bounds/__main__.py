@@ -9,7 +9,8 @@ between the markers in a page and measures nothing.
 """
 
 import argparse
-import importlib
+import hashlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -30,20 +31,44 @@ BEGIN = "<!-- bounds: begin (make bounds-docs writes what is between these lines
 END = "<!-- bounds: end -->"
 
 
+def extension() -> str:
+    """A digest of the extension that the ranks load. Where this tree has none, an environment that
+    several trees share finds that of another one, and figures would be said of the wrong code."""
+    origin = pathlib.Path(importlib.util.find_spec("papilio._C").origin)
+    if not origin.is_relative_to(ROOT):
+        raise ImportError(
+            f"{origin} would be measured, which is not of {ROOT}; run `make extension`"
+        )
+    return hashlib.sha256(origin.read_bytes()).hexdigest()[:16]
+
+
+def measured_by(run, arguments) -> tuple:
+    """Figures and samples, all of one extension."""
+    before = extension()
+    found, samples = run(arguments)
+    if extension() != before:
+        raise ImportError("the extension was built anew during the measurement; measure again")
+    return found, samples, before
+
+
 def measure(name: str, arguments) -> dict:
-    begin = time.monotonic()
+    begin, load = time.monotonic(), os.getloadavg()[0]
     try:
-        found, samples = importlib.import_module(name.replace("-", "_")).run(arguments)
+        run = importlib.import_module(name.replace("-", "_")).run
+        found, samples, of = measured_by(run, arguments)
     except Exception as error:  # noqa: BLE001 - the other promises are measured nevertheless
         traceback.print_exc()
         first = (str(error).splitlines() or [""])[0]
         note = f"{type(error).__name__}: {first}"[:200]
         found, samples = [figures.Figure(name, "the measurement itself", 1, 0, "error", note)], {}
+        of = None
     seconds = round(time.monotonic() - begin)
     return {
         "figures": [vars(figure) for figure in found],
+        "extension": of,
         "seconds": seconds,
         "cpus": os.cpu_count(),
+        "load": load,  # before: of whatever else the machine did
         "samples": samples,
     }
 
@@ -68,7 +93,9 @@ def into_docs(docs: pathlib.Path, results: dict) -> None:
     table = figures.markdown(all_figures(results, names))
     seconds = sum(results[name]["seconds"] for name in names)
     cpus = " and ".join(sorted({str(results[name]["cpus"]) for name in names}))
-    page.put(docs, BEGIN, END, f"{table}\n\nMeasured in {seconds} s on {cpus} CPUs.")
+    load = max(results[name]["load"] for name in names)
+    summary = f"Measured in {seconds} s on {cpus} CPUs; load before, at most: {load:.1f}."
+    page.put(docs, BEGIN, END, f"{table}\n\n{summary}")
 
 
 def arguments_of(argv) -> argparse.Namespace:
@@ -90,7 +117,8 @@ def main(argv=None) -> int:
         return 0
     for name in arguments.only:
         print(f"{name}: measuring", file=sys.stderr, flush=True)
-        results[name] = measure(name, arguments)
+        measured = measure(name, arguments)
+        results = read(path) | {name: measured}  # another run may have written others meanwhile
         write(path, results)
     found = all_figures(results, arguments.only)
     print(figures.text(found))

@@ -11,7 +11,7 @@ import papilio
 
 
 def steps(backend: str, count: int, numel: int, compute: float) -> list:
-    """(seconds, ranks that are blamed) of each step."""
+    """(seconds, ranks that are blamed, ranks that are in any element) of each step."""
     busy = threading.Event()  # never set: stands for the computing of a model
     tensor = torch.empty(numel)
     value = float(os.environ["RANK"]) + 1
@@ -22,6 +22,10 @@ def steps(backend: str, count: int, numel: int, compute: float) -> list:
         tensor.fill_(value)
         dist.all_reduce(tensor)
         seconds = time.monotonic() - begin
-        blamed = sorted(papilio.last_report().blamed) if backend == "papilio" else []
-        out.append([seconds, blamed])
+        blamed, there = [], []
+        if backend == "papilio":
+            report = papilio.last_report()
+            blamed = sorted(report.blamed)
+            there = sorted({r for chunk in report.chunks for r in chunk.contributors})
+        out.append([seconds, blamed, there])
     return out

@@ -6,6 +6,7 @@ than a second behind.
 """
 
 import contextlib
+import math
 import os
 
 import midround
@@ -25,13 +26,15 @@ EVEN = 1.3  # p99 / p50
 EXTRA = 0.5
 COMPUTE = 0.03  # seconds of each step
 STEPS, LINK_STEPS = 400, 150
+FEWEST = 50  # of which there are percentiles
 GLOO_STEPS = 60  # it waits for the slow one in each
 NUMEL, LINK_NUMEL = 1 << 18, 1 << 22  # 1 MiB; 16 MiB, for which the slow link takes long
 FAST_LINK, SLOW_LINK = "1gbit", "200mbit"
 
 
 def measure(ranks, backend: str, count: int, numel: int, extra: float, limit: float) -> list:
-    """The steps of the others, in each the longest one: (seconds, who is missing for somebody)."""
+    """The steps of the others, in each the longest one: (seconds, who is missing for somebody,
+    does the slow rank count in any element of anybody?)."""
     for rank in ranks:
         compute = COMPUTE + (extra if rank.rank == SLOW else 0)
         source = midround.call(f"steps({backend!r}, {count}, {numel}, {compute})", "stepping")
@@ -43,8 +46,9 @@ def measure(ranks, backend: str, count: int, numel: int, extra: float, limit: fl
         found.append(answer["result"])
     out = []
     for parts in zip(*found, strict=True):
-        blamed = sorted({who for _, whom in parts for who in whom})
-        out.append((max(seconds for seconds, _ in parts), blamed))
+        blamed = sorted({who for _, whom, _ in parts for who in whom})
+        counts = any(SLOW in there for _, _, there in parts)
+        out.append((max(seconds for seconds, _, _ in parts), blamed, counts))
     return out
 
 
@@ -76,31 +80,36 @@ def linked(backend: str):
 
 
 def even(times: list) -> tuple:
-    """p99 / p50, and p50."""
+    """p99 / p50, and p50; no number where there are too few."""
+    if len(times) < FEWEST:
+        return math.nan, math.nan
     ordered = np.sort(times)
     middle = nearest_rank(ordered, 50)
     return nearest_rank(ordered, 99) / middle, middle
 
 
 def once_out(steps: list) -> tuple:
-    """The steps after those in which it was still waited for, and how many these were."""
-    first = next((k for k, (_, missing) in enumerate(steps) if SLOW in missing), None)
-    assert first is not None, "the slow rank was never out"
-    return [seconds for seconds, _ in steps[first + 1 :]], first + 1
+    """The steps after the first in which it did not count at all, and how many these were."""
+    first = next((k for k, (_, _, counts) in enumerate(steps) if not counts), None)
+    if first is None:
+        return [], len(steps)
+    return [seconds for seconds, *_ in steps[first + 1 :]], first + 1
 
 
 def compare(name: str, group, count: int, numel: int, extra: float) -> tuple:
     with group("papilio") as ranks:
         mine = measure(ranks, "papilio", count, numel, extra, 300)
     with group("gloo") as ranks:
-        gloo = [seconds for seconds, _ in measure(ranks, "gloo", GLOO_STEPS, numel, extra, 300)]
+        gloo = [seconds for seconds, *_ in measure(ranks, "gloo", GLOO_STEPS, numel, extra, 300)]
     left, until = once_out(mine)
     ratio, middle = even(left)
-    missing = sum(SLOW in gone for _, gone in mine[until:]) / len(left)
-    healthy = sum(bool(set(gone) - {SLOW}) for _, gone in mine)
+    missing = sum(SLOW in gone for _, gone, _ in mine[until:]) / max(1, len(left))
+    healthy = sum(bool(set(gone) - {SLOW}) for _, gone, _ in mine)
+    before = sum(seconds for seconds, *_ in mine[:until])
     gloo_ratio, gloo_middle = even(gloo)
-    words = f"p50 {middle * 1e3:.3g} ms; out after {until} steps, then missing in {missing:.0%}"
-    words += f", longest {max(left) * 1e3:.0f} ms"
+    words = f"p50 {middle * 1e3:.3g} ms; out after {until} steps ({before:.3g} s), "
+    words += f"then missing in {missing:.0%}"
+    words += f", longest {max(left, default=math.nan) * 1e3:.0f} ms"
     return [
         Figure("straggler", f"{name}: p99 / p50 of the others' steps", ratio, EVEN, "x", words),
         Figure("straggler", f"{name}: steps in which another rank is missing", healthy, 0, "",
@@ -112,7 +121,7 @@ def compare(name: str, group, count: int, numel: int, extra: float) -> tuple:
 
 def run(arguments):
     with computing("papilio") as ranks:
-        calm = [seconds for seconds, _ in measure(ranks, "papilio", STEPS, NUMEL, 0.0, 300)]
+        calm = [seconds for seconds, *_ in measure(ranks, "papilio", STEPS, NUMEL, 0.0, 300)]
     ratio, middle = even(calm)
     found = [Figure("straggler", "without a straggler: p99 / p50 of steps", ratio, None, "x",
                     f"p50 {middle * 1e3:.3g} ms")]  # fmt: skip

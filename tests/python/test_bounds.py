@@ -66,6 +66,24 @@ def test_a_measurement_that_breaks_is_no_success(bounds, promise, tmp_path, caps
     assert "TimeoutError: rank 1 did not answer" in capsys.readouterr().out
 
 
+def test_what_was_built_from_another_tree_is_not_measured(
+    bounds, promise, tmp_path, capsys, monkeypatch
+):
+    other = types.SimpleNamespace(origin="/elsewhere/papilio/_C.so")
+    monkeypatch.setattr(bounds.importlib.util, "find_spec", lambda name: other)
+    promise(measured(bounds, 2.0, 3.0))
+    assert bounds.main(["--output-dir", str(tmp_path)]) == 1
+    assert "/elsewhere/papilio/_C.so would be measured" in capsys.readouterr().out
+
+
+def test_a_build_during_the_measurement_spoils_it(bounds, promise, tmp_path, capsys, monkeypatch):
+    digests = iter(["one", "other"])
+    monkeypatch.setattr(bounds, "extension", lambda: next(digests))
+    promise(measured(bounds, 2.0, 3.0))
+    assert bounds.main(["--output-dir", str(tmp_path)]) == 1
+    assert "was built anew during the measurement" in capsys.readouterr().out
+
+
 def test_the_table_goes_into_the_page(bounds, promise, tmp_path, capsys):
     promise(measured(bounds, 2.0, 3.0))
     assert bounds.main(["--output-dir", str(tmp_path)]) == 0
@@ -77,9 +95,10 @@ def test_the_table_goes_into_the_page(bounds, promise, tmp_path, capsys):
     assert lines[0] == "before" and lines[-1] == "after" and "old" not in lines
 
 
-if SOAK:  # the measurements themselves, short
+if SOAK:  # measurements themselves, short: those that no other load on the machine may break
 
     @pytest.mark.timeout(900)
-    def test_false_strikes(bounds, tmp_path, capsys):
-        some = ["--only", "false-strikes", "--rounds", "500", "--output-dir", str(tmp_path)]
+    @pytest.mark.parametrize("only", ["false-strikes", "scores"])
+    def test_what_is_promised(bounds, tmp_path, capsys, only):
+        some = ["--only", only, "--rounds", "500", "--output-dir", str(tmp_path)]
         assert bounds.main(some) == 0, capsys.readouterr().out
