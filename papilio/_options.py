@@ -16,6 +16,7 @@ _OTHER_VARIABLES = {
     "PAPILIO_EVENTS_FILE",
     "PAPILIO_REJOIN",
     "PAPILIO_TEST_HOOK",
+    "PAPILIO_TEST_DAMAGE",
 }
 _LOG_LEVELS = ("debug", "info", "warn", "error", "off")
 

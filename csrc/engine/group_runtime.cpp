@@ -55,7 +55,8 @@ GroupRuntime::GroupRuntime(GroupHost& host, GroupConfig config, std::vector<Peer
       views_(viewConfig(config_, incarnation)),
       outboxes_(config_.size, Outbox(kCreditsPerShard)),
       block_bytes_(maxChunkBytes(config_.size)),
-      hook_(config_.options.of_host ? nullptr : std::getenv("PAPILIO_TEST_HOOK")) {
+      hook_(config_.options.of_host ? nullptr : std::getenv("PAPILIO_TEST_HOOK")),
+      damage_(config_.options.of_host ? nullptr : std::getenv("PAPILIO_TEST_DAMAGE")) {
   joined_.insert(config_.rank);
   config_.absent.forEach([&](Rank rank) { p2p_.peerGone(rank, config_.absent_because); });
   shared_->boundaries = config_.boundaries;
@@ -384,6 +385,7 @@ StatsMap GroupRuntime::stats() const {
       {"messages_open", number(p2p_.open())},
       {"arrival_budget_seconds", toSeconds(machine_.policy().budget())},
   };
+  if (damage_.on()) out["test.damaged_bytes"] = number(damage_.bytes());
   return out;
 }
 

@@ -22,6 +22,7 @@
 #include "engine/error_feedback.hpp"
 #include "engine/outbox.hpp"
 #include "engine/round_buffers.hpp"
+#include "engine/test_damage.hpp"
 #include "engine/test_hook.hpp"
 #include "fault/machine.hpp"
 #include "fault/p2p.hpp"
@@ -273,6 +274,7 @@ class GroupRuntime {
   std::uint64_t flooded_ = 0;  // contributions beyond what credits allow
   bool draining_ = false;
   TestHook hook_;
+  TestDamage damage_;
 };
 
 }  // namespace papilio::engine

@@ -53,6 +53,8 @@ bool GroupRuntime::produceResult(Rank to, Outgoing& out, bool& starved) {
         return false;
       }
     }
+    damage_.sends(TestPhase::returning, item.header.seq, item.header.chunk, to, host_.pool(),
+                  out.payload);
     hook_.whenPosted(TestPhase::returning, item.header.seq);
     seal(item.header, out);
     queue.pop_front();
@@ -114,6 +116,7 @@ bool GroupRuntime::produceContribution(Rank to, Outgoing& out, bool& starved) {
       return false;
     }
     outbox.take(item);
+    damage_.sends(TestPhase::contributing, item.seq, item.chunk, to, host_.pool(), out.payload);
     hook_.whenPosted(TestPhase::contributing, item.seq);
     seal(header, out);
     return true;

@@ -7,7 +7,6 @@
 #include <charconv>
 #include <cstddef>
 #include <stdexcept>
-#include <string_view>
 
 namespace papilio::engine {
 
@@ -22,18 +21,24 @@ std::invalid_argument unknown(const char* text) {
 
 }  // namespace
 
+std::optional<TestPhase> testPhase(std::string_view name) {
+  for (std::size_t phase = 0; phase < kNames.size(); ++phase) {
+    if (kNames[phase] == name) return static_cast<TestPhase>(phase);
+  }
+  return std::nullopt;
+}
+
 TestHook::TestHook(const char* text) {
   if (text == nullptr || *text == '\0') return;
   const std::string_view whole(text);
   const auto first = whole.find(':');
   const auto second = whole.find(':', first + 1);
   if (first == std::string_view::npos || second == std::string_view::npos) throw unknown(text);
-  std::size_t phase = 0;
-  while (phase < kNames.size() && kNames[phase] != whole.substr(0, first)) ++phase;
+  const auto phase = testPhase(whole.substr(0, first));
   std::uint64_t seq = 0;
   const auto [end, error] = std::from_chars(text + first + 1, text + second, seq);
-  if (phase == kNames.size() || error != std::errc{} || end != text + second) throw unknown(text);
-  phase_ = static_cast<TestPhase>(phase);
+  if (!phase || error != std::errc{} || end != text + second) throw unknown(text);
+  phase_ = *phase;
   seq_ = Seq{seq};
   path_ = whole.substr(second + 1);
 }

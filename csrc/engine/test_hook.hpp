@@ -7,7 +7,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <string_view>
 
 #include "core/ids.hpp"
 
@@ -19,6 +21,9 @@ enum class TestPhase : std::uint8_t {
   reducing,      // all contributions to one chunk are here, it has not been reduced
   returning,     // one result has been given to the lane, the next ones have not
 };
+
+// By the name that it has above; nothing: there is no such phase.
+std::optional<TestPhase> testPhase(std::string_view name);
 
 class TestHook {
  public:
