@@ -4,13 +4,26 @@
 
 namespace papilio::engine {
 
+void Outbox::push(const Contribution& item) {
+  Shard& shard = shards_[item.owner];
+  // A repeat after damage goes first: it holds a credit, and when all credits are held by chunks
+  // that came damaged, nothing else can go.
+  if (holdsCredit(shard, item)) {
+    shard.queue.push_front(item);
+  } else {
+    shard.queue.push_back(item);
+  }
+}
+
+bool Outbox::holdsCredit(const Shard& shard, const Contribution& item) {
+  return shard.in_flight.count({item.seq, item.chunk}) != 0;
+}
+
 const Outbox::Contribution* Outbox::nextContribution() {
   for (auto& [owner, shard] : shards_) {
     if (shard.queue.empty()) continue;
     const auto& item = shard.queue.front();
-    // A repeat after damage still holds its credit.
-    const bool again = shard.in_flight.count({item.seq, item.chunk}) != 0;
-    if (again || shard.in_flight.size() < credits_) return &item;
+    if (holdsCredit(shard, item) || shard.in_flight.size() < credits_) return &item;
   }
   return nullptr;
 }

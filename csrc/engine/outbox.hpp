@@ -44,7 +44,7 @@ class Outbox {
   void push(Result item) { results_.push_back(std::move(item)); }
   void push(const Blocks& item) { blocks_.push_back(item); }
   void push(const Message& item) { messages_.push_back(item); }
-  void push(const Contribution& item) { shards_[item.owner].queue.push_back(item); }
+  void push(const Contribution& item);
 
   std::deque<Result>& results() { return results_; }
   std::deque<Blocks>& blocks() { return blocks_; }
@@ -74,6 +74,8 @@ class Outbox {
     std::deque<Contribution> queue;
     std::set<std::pair<Seq, ChunkIndex>> in_flight;
   };
+
+  static bool holdsCredit(const Shard& shard, const Contribution& item);
 
   std::uint32_t credits_;
   std::deque<Result> results_;

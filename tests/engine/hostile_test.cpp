@@ -5,10 +5,12 @@
 #include <cstring>
 #include <map>
 #include <random>
+#include <set>
 #include <thread>
 
 #include "core/control_message.hpp"
 #include "core/crc32c.hpp"
+#include "core/layout.hpp"
 #include "core/wire.hpp"
 #include "engine/cluster.hpp"
 #include "engine/oracle.hpp"
@@ -181,6 +183,36 @@ TEST(Hostile, ADamagedPayloadIsSentAgain) {
   EXPECT_GE(cluster.groupStat(0, "rejected.corrupt") + cluster.groupStat(1, "rejected.corrupt"),
             1.0);
   EXPECT_TRUE(cluster.groups[0]->blacklist().empty());
+}
+
+// More chunks than credits, and the first copy of each is damaged: what is sent again holds a
+// credit already, and must not wait behind what has none.
+TEST(Hostile, DamagedChunksThatHoldAllCreditsAreSentAgain) {
+  Cluster cluster(2, hasty(10s));
+  std::set<std::pair<std::size_t, std::uint32_t>> seen;
+  cluster.network.onData([&](FakeNetwork::Message message) {
+    DataHeader header;
+    if (parse(message.header, header) != ParseError::none) return 1;
+    if (header.type == MessageType::contribution &&
+        seen.emplace(message.to, header.chunk.value).second) {
+      message.payload[message.payload.size() / 2] ^= std::byte{1};
+    }
+    return 1;
+  });
+  constexpr std::uint64_t kNumel = 2'000'000;
+  std::vector<std::vector<float>> tensors{std::vector<float>(kNumel, 1.0F),
+                                          std::vector<float>(kNumel, 3.0F)};
+  std::vector<Pending> pending;
+  for (std::size_t r = 0; r < 2; ++r) {
+    pending.push_back(allreduce(*cluster.groups[r], tensors[r], tolerant(kNumel)));
+  }
+  for (std::size_t r = 0; r < 2; ++r) {
+    EXPECT_EQ(get(pending[r]).report.outcome, fault::Outcome::complete);
+    EXPECT_EQ(tensors[r], std::vector<float>(kNumel, 2.0F));
+  }
+  EXPECT_GT(seen.size(), 2 * kCreditsPerShard);
+  EXPECT_EQ(cluster.groupStat(0, "rejected.corrupt") + cluster.groupStat(1, "rejected.corrupt"),
+            static_cast<double>(seen.size()));
 }
 
 TEST(Hostile, DuplicatesCountOnce) {
