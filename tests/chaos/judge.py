@@ -61,8 +61,8 @@ class Judge:
 
     def once(self, rank: int, rounds: list, struck: float) -> None:
         """Somebody who stands still costs one patience, and its shard of one round."""
-        took = [r["end"] - max(r["begin"], struck) for r in rounds]
-        if rounds[-1]["end"] - max(rounds[0]["begin"], struck) > self.together():
+        took = [max(0.0, r["end"] - max(r["begin"], struck)) for r in rounds]
+        if sum(took) > self.together():
             words = ", ".join(f"{seconds:.2f}" for seconds in took)
             self.found(rank, f"its rounds took {words} s, {self.together():.2f} allowed in all")
         local = [
