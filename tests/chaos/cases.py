@@ -24,6 +24,7 @@ PROCESS = (
 )
 PLACES = ("store killed", "garbage on the port")
 SCHEMA = ("wrong numel", "wrong dtype", "wrong fingerprint")
+DATA = ("NaN",)
 NETWORK = (
     "slow link",
     "stalled link",
@@ -31,7 +32,7 @@ NETWORK = (
     "one-way partition",
     "random packet drop",
 )
-FAULTS = PROCESS + SCHEMA + PLACES + NETWORK
+FAULTS = PROCESS + SCHEMA + DATA + PLACES + NETWORK
 
 SMALL = 64 << 10  # up to here a tensor is one chunk with one reducer (core/layout.hpp)
 
@@ -61,6 +62,8 @@ def not_a_case(case: Case) -> str | None:
         return "a rank computes before it enters; one that stands still inside is SIGSTOP"
     if case.fault in SCHEMA and case.phase != "before":
         return "a wrong model is wrong from the first message on: no phase of the round is special"
+    if case.fault == "NaN" and case.phase != "before":
+        return "a gradient is what it is before the call: no phase of the round is special"
     if case.fault in ("slow link", "random packet drop") and case.small:
         return "so few packets go over the link that none may have to wait or be dropped"
     if case.fault == "two at once" and case.ranks == 2:

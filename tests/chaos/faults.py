@@ -27,6 +27,7 @@ class Fault:
     returns = False  # the victims take part again afterwards
     absent = True  # the victims may be missing in results
     reasons: tuple = ()  # that a report may give for them
+    waits = True  # the others may have to wait for the victims once
     network = False
     store = "outside"
 
@@ -380,25 +381,3 @@ class LinkDownAndUp(LinkFault):
             threading.Event().wait(left)
         network.reset()
         self.evidence["seconds without carrier"] = round(time.monotonic() - self._begin, 2)
-
-
-KINDS = {
-    "SIGKILL": Kill,
-    "exit": Exit,
-    "clean leave": Leave,
-    "SIGSTOP for ever": Stop,
-    "SIGSTOP 1 s": StopShortly,
-    "compute straggler": Straggler,
-    "rank 0 killed": KillRank0,
-    "two at once": TwoAtOnce,
-    "wrong numel": WrongNumel,
-    "wrong dtype": WrongDtype,
-    "wrong fingerprint": WrongFingerprint,
-    "garbage on the port": Garbage,
-    "store killed": StoreKilled,
-    "slow link": SlowLink,
-    "stalled link": StalledLink,
-    "one-way partition": OneWay,
-    "random packet drop": RandomDrop,
-    "link down and up": LinkDownAndUp,
-}

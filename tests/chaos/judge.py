@@ -28,7 +28,7 @@ class Judge:
     def limit(self, number: int, victim: bool) -> float:
         """Seconds that the call may take, from the fault on; round 0 is the one that is hit."""
         base = BASE * self.base
-        if not self.fault.absent:
+        if not (self.fault.absent and self.fault.waits):
             return base + AFTER
         if victim:
             return self.fault.victim_limit() + SLACK + base

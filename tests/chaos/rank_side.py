@@ -4,6 +4,7 @@ import os
 import threading
 import time
 
+import nonfinite
 import oracle
 import torch.distributed as dist
 import worker
@@ -11,11 +12,16 @@ import worker
 import papilio
 
 
-def one_round(numel: int, salt: int, dtype: str = "float32", compute: float = 0.0) -> dict:
+def one_round(numel, salt, dtype="float32", compute=0.0, bad=None) -> dict:
+    """``bad``: as in nonfinite.py."""
     rank, n = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if compute:
         threading.Event().wait(compute)  # the fault: this rank is busy with its model
     tensor = oracle.tensor(rank, salt, numel, dtype)
+    spoiled = 0
+    if bad and bad["rank"] == rank:
+        nonfinite.spoil(tensor, bad)
+        spoiled = nonfinite.count(tensor)
     begin = time.monotonic()
     try:
         work = dist.all_reduce(tensor, async_op=True)
@@ -28,12 +34,18 @@ def one_round(numel: int, salt: int, dtype: str = "float32", compute: float = 0.
     end = time.monotonic()
     when = time.time()  # the clock of events
     report = papilio.report(work)
+    if bad:
+        wrong = nonfinite.count_wrong(tensor, report, n, rank, salt, bad)
+    else:
+        wrong = oracle.count_wrong(tensor, report, n, rank, salt, "sum", dtype)
     return {
         "ok": True,
         "begin": begin,
         "end": end,
         "when": when,
-        "wrong": oracle.count_wrong(tensor, report, n, rank, salt, "sum", dtype),
+        "wrong": wrong,
+        "input_nonfinite": spoiled,
+        "nonfinite": nonfinite.count(tensor) if bad else 0,
         "report": report.asdict(),
     }
 
@@ -73,9 +85,11 @@ def obey(path: str) -> None:
 
 def aftermath() -> dict:
     """What this rank thinks of the others."""
+    stats = papilio.stats()
     return {
         "events": list(worker.EVENTS),
         "blacklist": [vars(entry) for entry in papilio.blacklist()],
         "peers": [vars(peer) for peer in papilio.peers()],
-        "rejected": papilio.stats()["rejected"],
+        "rejected": stats["rejected"],
+        "nonfinite_dropped": stats["nonfinite_dropped"],
     }

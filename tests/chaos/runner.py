@@ -6,9 +6,9 @@ import time
 import traceback
 
 from cases import WARM_BYTES, Case, Plan, plan
-from faults import KINDS
 from job import Job
 from judge import ROUNDS, Judge
+from kinds import KINDS
 
 AGAIN_NUMEL = 1 << 18
 

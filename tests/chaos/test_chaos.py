@@ -25,6 +25,7 @@ CHOSEN = [
     ("wrong numel", "before", MIDDLE, 4),
     ("wrong dtype", "before", SMALL, 2),
     ("wrong fingerprint", "before", MIDDLE, 4),
+    ("NaN", "before", MIDDLE, 4),
     ("garbage on the port", "contributing", MIDDLE, 4),
     ("store killed", "before", MIDDLE, 4),
 ]
