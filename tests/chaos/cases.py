@@ -24,7 +24,8 @@ PROCESS = (
 )
 PLACES = ("store killed", "garbage on the port")
 SCHEMA = ("wrong numel", "wrong dtype", "wrong fingerprint")
-DATA = ("NaN",)
+DAMAGE = ("corrupted payload", "corrupted over TCP", "corrupted for good")
+DATA = ("NaN", *DAMAGE)
 NETWORK = (
     "slow link",
     "stalled link",
@@ -64,6 +65,8 @@ def not_a_case(case: Case) -> str | None:
         return "a wrong model is wrong from the first message on: no phase of the round is special"
     if case.fault == "NaN" and case.phase != "before":
         return "a gradient is what it is before the call: no phase of the round is special"
+    if case.fault in DAMAGE and case.phase in ("before", "reducing"):
+        return "no payload of the victim is on its way then"
     if case.fault in ("slow link", "random packet drop") and case.small:
         return "so few packets go over the link that none may have to wait or be dropped"
     if case.fault == "two at once" and case.ranks == 2:

@@ -1,8 +1,9 @@
-"""Faults of the bytes: a gradient that is not finite."""
+"""Faults of the bytes: a gradient that is not finite, and payloads that are damaged on the way."""
 
 import nonfinite
 from faults import Fault
 
+RESENT = 4  # times that a chunk is sent again after damage, whoever asks (docs/faults.md)
 LARGEST_CHUNK = (256 << 10) // 4  # elements (engine/block_pool.hpp)
 
 
@@ -40,7 +41,7 @@ class NonFinite(Fault):
         """The round that is hit: the victim is missing where a bad element is, and nowhere else."""
         bad = len(self.bad["at"])
         assert got["input_nonfinite"] == (bad if rank == self.victim else 0), "it was not injected"
-        assert got["nonfinite"] == (0 if self.absent else bad), f"rank {rank}: {got}"
+        assert got["nonfinite"] == (0 if self.absent else bad), (rank, got["nonfinite"])
         self.evidence.setdefault("not finite in the tensors", {})[rank] = got["nonfinite"]
         report = got["report"]
         blamed = {str(self.victim): "nonfinite"} if self.absent else {}
@@ -51,3 +52,81 @@ class NonFinite(Fault):
             without = self.victim not in chunk["contributors"]
             assert without == (self.absent and hits > 0), f"rank {rank}: {chunk} has {hits} of them"
             assert not without or stop - start <= hits * LARGEST_CHUNK, f"rank {rank}: {chunk}"
+
+
+class Damaged(Fault):
+    """A bit of each message of the phase flips behind its checksum, once: it is sent again. As no
+    chunk is sent again more than RESENT times, some of many may have to do without its result."""
+
+    waits = False
+    reasons = ("corrupt",)
+    copies = 1  # of each message, for each receiver
+    lane = "shm"
+
+    def __init__(self, case, plan):
+        super().__init__(case, plan)
+        (self.victim,) = plan.victims
+        receivers = case.ranks - 1 if case.phase == "returning" else 1  # of one chunk
+        self.lost = max(0, receivers - RESENT)
+        self.absent = self.lost > 0
+        text = f"{case.phase}:{plan.round}:{self.copies}"
+        self.environments = {self.victim: {"PAPILIO_TEST_DAMAGE": text}}
+
+    def prepare(self, job):
+        peers = job.ask(self.victim, "aftermath()")["peers"]
+        lanes = {peer["lane"] for peer in peers if peer["state"] != "self"}
+        assert lanes == {self.lane}, lanes
+
+    def strike(self, job):  # it is held with the first damaged message on its way
+        job.hooks[self.victim].release()
+
+    def check(self, job, results, victims_results):
+        known = {rank: job.ask(rank, "aftermath()") for rank in range(self.case.ranks)}
+        damaged = known[self.victim]["damaged"]
+        rejected = {rank: known[rank]["rejected"]["corrupt"] for rank in known}
+        self.evidence |= {
+            "lane": self.lane,
+            "bytes damaged": damaged,
+            "rejected as corrupt, by rank": rejected,
+        }
+        assert damaged > 0, "nothing was damaged"
+        assert 0 < sum(rejected.values()) <= damaged and rejected[self.victim] == 0, self.evidence
+        self.first({rank: rounds[0]["report"] for rank, rounds in results.items()})
+
+    def first(self, reports: dict) -> None:
+        """The round that is hit."""
+        rejected = sum(self.evidence["rejected as corrupt, by rank"].values())
+        assert rejected == self.evidence["bytes damaged"], self.evidence
+        for start in {c["start"] for report in reports.values() for c in report["chunks"]}:
+            without = [rank for rank, report in reports.items() if not self.whole(report, start)]
+            blamed = {rank: reports[rank]["blamed"] for rank in without}
+            assert len(without) <= self.lost, f"did without, {self.lost} had to: {blamed}"
+
+    def whole(self, report: dict, element: int) -> bool:
+        """Is everybody's data in it?"""
+        (chunk,) = [c for c in report["chunks"] if c["start"] <= element < c["stop"]]
+        return len(chunk["contributors"]) == self.case.ranks
+
+
+class DamagedOverTcp(Damaged):
+    lane = "ucx tcp/lo"
+
+    def __init__(self, case, plan):
+        super().__init__(case, plan)
+        self.own = {rank: {"transport": "ucx"} for rank in range(case.ranks)}
+
+
+class DamagedForGood(Damaged):
+    """The same, however often it is sent: it is not counted, and the others say why."""
+
+    returns = True
+    copies = 1_000_000
+
+    def __init__(self, case, plan):
+        super().__init__(case, plan)
+        self.absent = True
+
+    def first(self, reports):
+        for rank, report in reports.items():
+            if rank != self.victim:
+                assert report["blamed"] == {str(self.victim): "corrupt"}, (rank, report["blamed"])

@@ -35,6 +35,7 @@ class Fault:
         self.case, self.plan = case, plan
         self.evidence: dict = {}
         self.own: dict = {}  # options by rank
+        self.environments: dict = {}  # further variables by rank
 
     answers = True  # the victims answer in the end
     stays_slow = False  # the others may have to wait for the victims more than once

@@ -25,14 +25,14 @@ class Job:
         options: dict,
         store="outside",
         network=None,
-        own=None,
+        fault=None,
         backend="papilio",
     ):
         self.n = n
         self.backend = backend
         self.network = network
         self.options = options
-        self.own = own or {}  # options by rank
+        self.own = fault.own if fault else {}  # options by rank
         self.ranks: list = []
         self.hooks: dict = {}
         self.store_rank = None
@@ -51,6 +51,8 @@ class Job:
             self.hooks[victim] = Hook(self._folder.name, victim, phase, plan.round)
         for rank in range(n):
             mine = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            if fault:
+                mine |= fault.environments.get(rank, {})
             if rank in self.hooks:
                 mine |= self.hooks[rank].environment
             if network:

@@ -23,4 +23,7 @@ KINDS = {
     "random packet drop": faults.RandomDrop,
     "link down and up": faults.LinkDownAndUp,
     "NaN": data_faults.NonFinite,
+    "corrupted payload": data_faults.Damaged,
+    "corrupted over TCP": data_faults.DamagedOverTcp,
+    "corrupted for good": data_faults.DamagedForGood,
 }

@@ -92,4 +92,5 @@ def aftermath() -> dict:
         "peers": [vars(peer) for peer in papilio.peers()],
         "rejected": stats["rejected"],
         "nonfinite_dropped": stats["nonfinite_dropped"],
+        "damaged": stats.get("test", {}).get("damaged_bytes", 0),  # PAPILIO_TEST_DAMAGE
     }

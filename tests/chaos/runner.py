@@ -45,7 +45,8 @@ class Run:
         options = {"patience": fault.patience}
         if self.plan.round == 1:
             self.base = base_of(self.case)
-        with Job(self.case.ranks, self.plan, options, fault.store, self.network, fault.own) as job:
+        job = Job(self.case.ranks, self.plan, options, fault.store, self.network, fault)
+        with job:
             fault.arrange(job)
             self.warm(job)
             fault.prepare(job)

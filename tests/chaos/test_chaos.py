@@ -26,6 +26,9 @@ CHOSEN = [
     ("wrong dtype", "before", SMALL, 2),
     ("wrong fingerprint", "before", MIDDLE, 4),
     ("NaN", "before", MIDDLE, 4),
+    ("corrupted payload", "contributing", MIDDLE, 4),
+    ("corrupted over TCP", "returning", MIDDLE, 4),
+    ("corrupted for good", "returning", MIDDLE, 4),  # contributing: docs/faults.md, what is open
     ("garbage on the port", "contributing", MIDDLE, 4),
     ("store killed", "before", MIDDLE, 4),
 ]
