@@ -21,6 +21,7 @@ PROCESS = (
     "compute straggler",
     "rank 0 killed",
     "two at once",
+    "restart and rejoin",
 )
 PLACES = ("store killed", "garbage on the port")
 SCHEMA = ("wrong numel", "wrong dtype", "wrong fingerprint")

@@ -62,6 +62,9 @@ class Fault:
     def check(self, job, results: dict, victims_results: dict) -> None:
         """Further proof, from what the ranks answered."""
 
+    def afterwards(self, job, judge, base: float) -> None:
+        """What comes after all that is judged otherwise; ``base`` as in judge.py."""
+
     def ends(self, rank: int) -> bool:
         """Does that rank enter no further round after an error?"""
         return rank in self.plan.victims

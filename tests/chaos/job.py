@@ -36,7 +36,8 @@ class Job:
         self.ranks: list = []
         self.hooks: dict = {}
         self.store_rank = None
-        self._store = None
+        self.store = None  # only if it is outside
+        self._environments: list = []
         self._folder = tempfile.TemporaryDirectory(prefix="papilio-chaos-")
         address, port = self._open_store(store, network)
         # The cases say themselves which PAPILIO_* variables count.
@@ -51,13 +52,13 @@ class Job:
             self.hooks[victim] = Hook(self._folder.name, victim, phase, plan.round)
         for rank in range(n):
             mine = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            if fault:
-                mine |= fault.environments.get(rank, {})
-            if rank in self.hooks:
-                mine |= self.hooks[rank].environment
             if network:
                 mine["TEST_NETWORK"] = network.hosts[rank]
-            self.ranks.append(Rank(rank, environment | mine))
+            self._environments.append(environment | mine)
+            faulty = fault.environments.get(rank, {}) if fault else {}
+            if rank in self.hooks:
+                faulty = faulty | self.hooks[rank].environment
+            self.ranks.append(Rank(rank, environment | mine | faulty))
 
     def _open_store(self, kind: str, network) -> tuple:
         if kind == "rank0":
@@ -76,14 +77,13 @@ class Job:
         def make():
             return dist.TCPStore(address, 0, is_master=True, wait_for_workers=False)
 
-        self._store = network.inside(make) if network else make()
-        return address, self._store.port
+        self.store = network.inside(make) if network else make()
+        return address, self.store.port
 
     def __enter__(self):
         try:
             for rank in self.ranks:
-                options = self.options | self.own.get(rank.rank, {})
-                rank.send("init", options=options, timeout=TIMEOUT, backend=self.backend)
+                self._init(rank)
             for rank in self.ranks:
                 answer = rank.receive(timeout=90)
                 assert answer["ok"], answer
@@ -94,6 +94,18 @@ class Job:
             raise
         return self
 
+    def _init(self, rank: Rank) -> None:
+        options = self.options | self.own.get(rank.rank, {})
+        rank.send("init", options=options, timeout=TIMEOUT, backend=self.backend)
+
+    def restart(self, rank: int) -> None:
+        """A new process, with nothing wrong in it, in the slot of one that has ended."""
+        self.ranks[rank].end()
+        self.ranks[rank] = Rank(rank, self._environments[rank] | {"PAPILIO_REJOIN": "1"})
+        self._init(self.ranks[rank])
+        answer = self.ranks[rank].receive(timeout=90)
+        assert answer["ok"], answer
+
     def __exit__(self, *_):
         for rank in self.ranks:
             rank.end()
@@ -103,23 +115,23 @@ class Job:
             hook.close()
         self._folder.cleanup()
 
-    def begin(self, rank: int, call: str) -> None:
-        """Starts the function call of rank_side.py there."""
-        source = f"import sys; sys.path.insert(0, {HERE!r}); import rank_side\n"
-        self.ranks[rank].send("collective", source=source + f"result = rank_side.{call}")
+    def begin(self, rank: int, call: str, module: str = "rank_side") -> None:
+        """Starts the function call of that module of this folder there."""
+        source = f"import sys; sys.path.insert(0, {HERE!r}); import {module}\n"
+        self.ranks[rank].send("collective", source=source + f"result = {module}.{call}")
 
     def end(self, rank: int, timeout: float = TIMEOUT + 30):
         answer = self.ranks[rank].receive(timeout)
         assert answer["ok"], answer.get("trace", answer)
         return answer["result"]
 
-    def ask(self, rank: int, call: str):
-        self.begin(rank, call)
+    def ask(self, rank: int, call: str, module: str = "rank_side"):
+        self.begin(rank, call, module)
         return self.end(rank)
 
-    def together(self, ranks, call: str) -> dict:
+    def together(self, ranks, call: str, module: str = "rank_side") -> dict:
         for rank in ranks:
-            self.begin(rank, call)
+            self.begin(rank, call, module)
         return {rank: self.end(rank) for rank in ranks}
 
     def ended(self, rank: int, timeout: float) -> int | None:

@@ -2,6 +2,7 @@
 
 import data_faults
 import faults
+import rejoining
 
 KINDS = {
     "SIGKILL": faults.Kill,
@@ -26,4 +27,5 @@ KINDS = {
     "corrupted payload": data_faults.Damaged,
     "corrupted over TCP": data_faults.DamagedOverTcp,
     "corrupted for good": data_faults.DamagedForGood,
+    "restart and rejoin": rejoining.RestartAndRejoin,
 }

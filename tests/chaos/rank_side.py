@@ -12,8 +12,8 @@ import worker
 import papilio
 
 
-def one_round(numel, salt, dtype="float32", compute=0.0, bad=None) -> dict:
-    """``bad``: as in nonfinite.py."""
+def one_round(numel, salt, dtype="float32", compute=0.0, bad=None, then=None) -> dict:
+    """``bad``: as in nonfinite.py. ``then`` gets the tensor that came back."""
     rank, n = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if compute:
         threading.Event().wait(compute)  # the fault: this rank is busy with its model
@@ -34,6 +34,8 @@ def one_round(numel, salt, dtype="float32", compute=0.0, bad=None) -> dict:
     end = time.monotonic()
     when = time.time()  # the clock of events
     report = papilio.report(work)
+    if then:
+        then(tensor)
     if bad:
         wrong = nonfinite.count_wrong(tensor, report, n, rank, salt, bad)
     else:

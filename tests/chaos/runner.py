@@ -88,6 +88,7 @@ class Run:
             judge.aftermath(rank, thinks)
         for rank, got in (results | late).items():
             judge.rounds(rank, got, struck, results)
+        fault.afterwards(job, judge, self.base)
         if judge.findings:
             judge.findings += [line.rstrip() for rank in job.ranks for line in rank.errors[-6:]]
         return judge.findings

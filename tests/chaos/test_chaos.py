@@ -29,6 +29,7 @@ CHOSEN = [
     ("corrupted payload", "contributing", MIDDLE, 4),
     ("corrupted over TCP", "returning", MIDDLE, 4),
     ("corrupted for good", "returning", MIDDLE, 4),  # contributing: docs/faults.md, what is open
+    ("restart and rejoin", "reducing", MIDDLE, 4),
     ("garbage on the port", "contributing", MIDDLE, 4),
     ("store killed", "before", MIDDLE, 4),
 ]
