@@ -14,7 +14,7 @@ constexpr std::uint32_t kMagic = 0x4c495050;  // "PPIL"
 constexpr std::uint8_t kVersion = 4;
 constexpr std::uint16_t kKnownFlags = kLateNotCounted | kFetched | kNonFiniteDropped |
                                       kOthersSettled | kOthersMissed | kRelayed | kOfHost |
-                                      kListens;
+                                      kListens | kReducersEnded;
 
 // The first 60 bytes as they lie on the wire; the CRC word follows, then the extension.
 struct Fixed {

@@ -35,6 +35,8 @@ inline constexpr std::uint16_t kRelayed = 32;  // passed on by the leader of the
 // Flags of a CONTRIB.
 inline constexpr std::uint16_t kOfHost = 64;    // stands for the ranks in `contributors`
 inline constexpr std::uint16_t kListens = 128;  // no data, but the result is wanted
+inline constexpr std::uint16_t kReducersEnded =
+    256;  // the processes of all that were to reduce it before the receiver have ended
 
 struct DataHeader {
   MessageType type = MessageType::contribution;

@@ -95,6 +95,9 @@ DataHeader Contribution::contributionHeader(ChunkIndex index) const {
   header.schema = schema_;
   header.chunk = index;
   header.attempt = chunk.attempt;
+  if (chunk.attempt > 0 && members_.endedBefore(targetOf(index), layout_.owner(index))) {
+    header.flags |= kReducersEnded;
+  }
   header.weight = weight_;
   header.shape = shape_;
   if (!host_.combined()) return header;

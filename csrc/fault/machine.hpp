@@ -231,7 +231,7 @@ class Machine {
   void sendLate(Rank to, const DataHeader& header);
   void pumpChanged(Time now);
   void hearOfLate(Time now, const Round& round, const DataHeader& header);
-  void passOn(Round& round, Seq seq, ChunkIndex chunk);
+  void passOn(Round& round, const DataHeader& asked);
   // machine_control.cpp
   void on(Time now, Rank from, const msg::Enter& enter);
   void on(Time now, Rank from, const msg::StrictFailed& failure);

@@ -122,7 +122,7 @@ Admission Machine::judgeContribution(Time now, Rank from, const DataHeader& head
       reduction.showed(now, from);  // it gets the result, its data does not count
       reduction.refused(from, header.chunk);
       if (for_others) reduction.listens(members_.hostOf(from), header.chunk);
-      if (header.attempt > 0) passOn(round, header.seq, header.chunk);
+      if (header.attempt > 0) passOn(round, header);
     }
     if (for_others) pump(now, header.seq, round);  // nobody else of its host is waited for
     return Admission::drop;
@@ -235,11 +235,11 @@ void Machine::accepted(Time now, Rank from, const DataHeader& header, bool intac
     // To a stand-in, or to a reducer that was itself routed around and has its result from
     // elsewhere.
     const bool passed = round->finished && round->local && round->local->holds(header.chunk);
-    if (header.attempt > 0 || passed) passOn(*round, header.seq, header.chunk);
+    if (header.attempt > 0 || passed) passOn(*round, header);
   } else if (header.type == MessageType::result) {
     round->local->gotResult(now, from, header, effects_);
     hearOfLate(now, *round, header);
-    passOn(*round, header.seq, header.chunk);
+    passOn(*round, header);
   } else if (round->strict) {
     round->strict->blockPlaced(from, header.attempt, header.chunk.value, effects_);
   }
@@ -250,9 +250,13 @@ void Machine::accepted(Time now, Rank from, const DataHeader& header, bool intac
 // Who was too late for one reducer is not waited for by the next one either, unless it showed up
 // here: with small tensors, one incident would otherwise cost one deadline per reducer.
 void Machine::hearOfLate(Time now, const Round& round, const DataHeader& header) {
-  // Who was counted by another reducer has started up, even if it never had to contribute here.
+  // Who was counted by another reducer has started up, even if it never had to contribute here, and
+  // is current: while this rank reduces nothing, nothing else would show that.
+  const bool current = header.seq.value + kNearlyCurrent >= newest_.value;
   (header.contributors & members_.all()).forEach([&](Rank rank) {
-    members_.at(rank).ever_contributed = true;
+    Member& member = members_.at(rank);
+    member.ever_contributed = true;
+    if (current && member.pace == Member::Pace::catching_up) members_.trustAgain(rank);
   });
   // The word of their vote, and the verdict, come on another connection and may be slower.
   const auto mismatched = header.mismatched - round.votes.votersOf(header.schema);
@@ -276,7 +280,9 @@ void Machine::hearOfLate(Time now, const Round& round, const DataHeader& header)
 // Somebody wants this rank to reduce a chunk whose result came here from its own reducer. It gets
 // those very bytes while the round's tensor is here. Unless the reducer is certainly gone, whoever
 // asks is alone in missing it (a broken link, a wrong suspicion), and nobody else is waited for.
-void Machine::passOn(Round& round, Seq seq, ChunkIndex chunk) {
+// The one who asks may know of that end before this rank does: who is through says so (PROGRESS).
+void Machine::passOn(Round& round, const DataHeader& asked) {
+  const ChunkIndex chunk = asked.chunk;
   if (!round.local) return;
   const Contribution& local = *round.local;
   const auto it = round.variants.find(local.schema());
@@ -287,10 +293,11 @@ void Machine::passOn(Round& round, Seq seq, ChunkIndex chunk) {
   if (!round.finished && local.holds(chunk)) {
     reduction.arrivedAt(chunk).forEach([&](Rank to) {
       if (members_.at(to).link == Member::Link::gone) return;
-      effects_.push_back(effect::SendHeld{to, seq, chunk});
+      effects_.push_back(effect::SendHeld{to, asked.seq, chunk});
     });
     reduction.discard(chunk, effects_);
-  } else if (!members_.gone(reduction.layout().owner(chunk))) {
+  } else if (!members_.gone(reduction.layout().owner(chunk)) &&
+             ((asked.flags & kReducersEnded) == 0 || PAPILIO_MUTANT(word_of_an_end))) {
     reduction.hurry(chunk);
   }
 }

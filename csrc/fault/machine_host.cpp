@@ -54,7 +54,7 @@ Admission Machine::listen(Time now, Rank from, const DataHeader& header, Round& 
     toControl(from, msg::None{header.seq, {header.chunk.value, header.chunk.value + 1}});
   } else {
     giveChunk(now, from, header, reduction);
-    if (header.attempt > 0) passOn(round, header.seq, header.chunk);
+    if (header.attempt > 0) passOn(round, header);
   }
   pump(now, header.seq, round);
   return Admission::drop;

@@ -92,6 +92,14 @@ bool Members::reducesForSure(Rank owner) const {
   return true;
 }
 
+bool Members::endedBefore(Rank reducer, Rank owner) const {
+  for (Rank rank = owner; rank != reducer; rank = Rank{(rank.value + 1) % n_}) {
+    const Reason why = goneReason(rank);
+    if (why != Reason::dead && why != Reason::left) return false;
+  }
+  return true;
+}
+
 Members::Routed Members::routeAround(Rank rank, Seq seq) {
   Member& member = at(rank);
   const bool news = !member.routed_around || member.reinstated_from.value != 0;

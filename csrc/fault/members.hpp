@@ -92,6 +92,8 @@ class Members {
   // This rank reduces the owner's shards because they are its own, or because all before it are
   // gone: not by an opinion that others may not share.
   bool reducesForSure(Rank owner) const;
+  // The processes of all from `owner` on that come before `reducer` in the ring have ended.
+  bool endedBefore(Rank reducer, Rank owner) const;
   // The rank does not answer as a reducer.
   enum class Routed : std::uint8_t { known, earlier, news };  // earlier: now from an older round on
   Routed routeAround(Rank rank, Seq seq);

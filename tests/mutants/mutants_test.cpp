@@ -58,6 +58,7 @@ const std::vector<const char*> kLong{
     "verdict_ends_the_vote",
     "vote_holds_open",
     "waiting_excuses",
+    "word_of_an_end",
 };
 
 std::vector<const char*> rules() {

@@ -18,7 +18,7 @@ World::World(Workload work, std::uint64_t seed, bool tracing)
   }
 }
 
-void World::crash(Rank rank, Duration evidence_after) {
+void World::crash(Rank rank, Duration evidence_after, const std::map<Rank, Duration>& told) {
   Node& victim = node(rank);
   if (!victim.alive()) return;
   if (!victim.through()) ++fired_;
@@ -27,7 +27,9 @@ void World::crash(Rank rank, Duration evidence_after) {
   queue_.after(evidence_after, [this, rank] { hosts_.gone(rank); });
   for (auto& other : nodes_) {
     if (other->rank() == rank) continue;
-    queue_.after(evidence_after + random_.upTo(evidence_after), [&other = *other, rank] {
+    const Duration chance = evidence_after + random_.upTo(evidence_after);
+    const auto exactly = told.find(other->rank());
+    queue_.after(exactly == told.end() ? chance : exactly->second, [&other = *other, rank] {
       other.gone(rank, fault::Reason::dead, "process ended (exit seen by pidfd)");
     });
   }

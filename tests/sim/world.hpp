@@ -1,6 +1,7 @@
 // A simulated job: nodes, network, faults, checkers, one seed.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -18,8 +19,9 @@ class World final : public Observer {
  public:
   World(Workload work, std::uint64_t seed, bool tracing = false);
 
-  // Faults, at once. Others hear of a crash after `evidence_after`.
-  void crash(Rank rank, Duration evidence_after = 10ms);
+  // Faults, at once. Others hear of a crash after `evidence_after` and up to as long again, or
+  // exactly when `told` says.
+  void crash(Rank rank, Duration evidence_after = 10ms, const std::map<Rank, Duration>& told = {});
   void pause(Rank rank, Duration length);
   void leave(Rank rank);
   void block(Rank from, Rank to, Duration length);
