@@ -45,16 +45,40 @@ void Network::carryData(Rank from, Rank to, DataMessage message) {
     message.header = damaged(message.header);
     ++counters_.corrupted;
   }
-  const auto deliver = [this, from, to](const DataMessage& m, Instant when) {
-    queue_.at(when, [this, from, to, m] {
-      if (!direction(from, to).broken) endpoints_[to.value]->arrives(m);
-    });
+  const auto send = [&](const DataMessage& m, Duration after) {
+    d.transits.push_back(std::make_shared<Transit>(Transit{m, d.data_free, after}));
+    deliver(from, to, d.transits.back());
   };
-  deliver(message, d.data_free + link.latency + random_.upTo(link.jitter));
+  while (!d.transits.empty() && d.transits.front()->arrived) d.transits.pop_front();
+  send(message, link.latency + random_.upTo(link.jitter));
   if (!random_.chance(link.duplicate)) return;
   ++counters_.duplicated;
   message.taken = nullptr;
-  deliver(message, d.data_free + link.latency * 2 + random_.upTo(link.jitter * 2));
+  send(message, link.latency * 2 + random_.upTo(link.jitter * 2));
+}
+
+void Network::deliver(Rank from, Rank to, const std::shared_ptr<Transit>& transit) {
+  queue_.at(transit->leaves + transit->after, [this, from, to, transit] {
+    if (transit->arrived || queue_.now() < transit->leaves + transit->after) return;
+    transit->arrived = true;
+    const DataMessage message = std::move(transit->message);
+    if (!direction(from, to).broken) endpoints_[to.value]->arrives(message);
+  });
+}
+
+void Network::setRate(Rank from, Rank to, double bytes_per_second) {
+  Direction& d = direction(from, to);
+  const double factor = d.link.bytes_per_second / bytes_per_second;
+  const auto then = [&](Instant when) {
+    return queue_.now() + fromSeconds(toSeconds(when - queue_.now()) * factor);
+  };
+  d.link.bytes_per_second = bytes_per_second;
+  if (d.data_free > queue_.now()) d.data_free = then(d.data_free);
+  for (const auto& transit : d.transits) {
+    if (transit->arrived || transit->leaves <= queue_.now()) continue;
+    transit->leaves = then(transit->leaves);
+    deliver(from, to, transit);
+  }
 }
 
 void Network::carryControl(Rank from, Rank to, SharedBytes frame) {

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -62,6 +63,8 @@ class Network {
   void sendData(Rank from, Rank to, SharedBytes header, SharedBytes payload,
                 std::function<void()> taken);
   void sendControl(Rank from, Rank to, Bytes frame);
+  // From now on; what waits in front of the link goes at the new rate as well.
+  void setRate(Rank from, Rank to, double bytes_per_second);
   void block(Rank from, Rank to);
   void unblock(Rank from, Rank to);
   const NetworkCounters& counters() const { return counters_; }
@@ -70,11 +73,18 @@ class Network {
   static constexpr Duration kBreakAfter = 15s;
 
  private:
+  struct Transit {
+    DataMessage message;
+    Instant leaves;  // the wire
+    Duration after;  // until it arrives
+    bool arrived = false;
+  };
   struct Direction {
     Link link;
     Instant data_free{};   // when the wire has taken all that was sent so far
     Instant control_at{};  // arrival of the newest control frame: the lane keeps order
     std::vector<std::function<void()>> held;
+    std::deque<std::shared_ptr<Transit>> transits;
     std::uint64_t bytes = 0;
     std::uint64_t blocks = 0;  // counts block(), so that an old timer finds itself outdated
     bool broken = false;
@@ -82,6 +92,7 @@ class Network {
   Direction& direction(Rank from, Rank to) { return links_[from.value * n_ + to.value]; }
   void hold(Rank from, Rank to, std::function<void()> carry);
   void carryData(Rank from, Rank to, DataMessage message);
+  void deliver(Rank from, Rank to, const std::shared_ptr<Transit>& transit);
   void carryControl(Rank from, Rank to, SharedBytes frame);
   void breakConnection(Rank a, Rank b);
   SharedBytes damaged(const SharedBytes& bytes);

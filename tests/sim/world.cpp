@@ -63,7 +63,7 @@ void World::slowLink(Rank from, Rank to, double bytes_per_second) {
   checker_.mark(from);
   checker_.mark(to);  // it enters the next round late because of it
   ++fired_;
-  network_.link(from, to).bytes_per_second = bytes_per_second;
+  network_.setRate(from, to, bytes_per_second);
 }
 
 void World::onEnter(Rank rank, Seq seq, Duration delay, std::function<void()> action) {
