@@ -205,6 +205,7 @@ class Machine {
   void suspectReducer(Time now, Seq seq, Rank rank);
   void judgeReducers(Time now, Seq seq, Round& round);
   void accuse(Time now, Seq seq, Rank rank, bool confirmed);
+  void comeBack();
   void announceReturn(Seq counted);
   void on(Time now, Rank from, const msg::Suspect& suspect);
   void on(Time now, Rank from, const msg::Reinstate& reinstate);

@@ -34,11 +34,13 @@ bool Machine::early(Rank from, const DataHeader& header) const {
          header.seq >= forgotten_before_;
 }
 
-// Its data was to come with that of another one of its host, which is in trouble itself.
+// Its data was to come with that of another one of its host, which is in trouble itself. One that
+// this rank alone can not reach leads on.
 std::optional<ContributorSet> Machine::heldByLeader(Rank rank, const ContributorSet& late) const {
   std::optional<ContributorSet> out;
   members_.hostOf(rank).forEach([&](Rank leader) {
-    if (out || leader >= rank || members_.gone(leader)) return;
+    const Reason gone = members_.goneReason(leader);
+    if (out || leader >= rank || (gone != Reason::none && gone != Reason::unreachable)) return;
     if (late.contains(leader) || members_.doubted(leader)) out.emplace().insert(leader);
   });
   return out;

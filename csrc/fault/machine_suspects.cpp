@@ -115,6 +115,7 @@ void Machine::accuse(Time now, Seq seq, Rank rank, bool confirmed) {
   const Seq next{entered_.value + 1};
   const auto routed = members_.routeAround(rank, next);
   if (routed != Members::Routed::known) toOthers(msg::Suspect{rank, next, confirmed});
+  if (members_.onlyReducer(next)) comeBack();
   const bool first = members_.at(rank).pace == Member::Pace::timely;
   // Also when somebody else said so before: this rank's own patience with it is spent all the same.
   if (routed != Members::Routed::news && !first) return;
@@ -133,7 +134,10 @@ void Machine::on(Time now, Rank from, const msg::Suspect& suspect) {
   if (me && members_.at(from).routed_around) {
     // The two have gone around each other, and nothing that this one gets would show that it is
     // back. That its word came does.
-    return toControl(from, msg::Reinstate{Seq{newest_.value + kReinstateMargin}});
+    // One word for all rounds until then: a new one in each round would put it off for ever.
+    Seq& promised = members_.at(from).promised;
+    if (promised <= newest_) promised = Seq{newest_.value + kReinstateMargin};
+    return toControl(from, msg::Reinstate{promised});
   }
   // Two have spent their patience with it: who accuses it, and who confirmed that.
   const bool timely = members_.at(target).pace == Member::Pace::timely;
@@ -167,6 +171,13 @@ void Machine::announceReturn(Seq counted) {
   // A result from before the incident proves nothing: after a freeze it is the first thing in the
   // mailbox, while the others are many rounds ahead.
   if (counted < self.routed_from || counted.value + kNearlyCurrent < newest_.value) return;
+  comeBack();
+}
+
+// Also when it has gone around all others: no result of theirs will show that it counts again.
+void Machine::comeBack() {
+  const Member& self = members_.at(members_.me());
+  if (!self.routed_around || self.reinstated_from.value != 0) return;
   const Seq from{newest_.value + kReinstateMargin};
   members_.reinstate(members_.me(), from);
   toOthers(msg::Reinstate{from});

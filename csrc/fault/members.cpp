@@ -92,6 +92,21 @@ bool Members::reducesForSure(Rank owner) const {
   return true;
 }
 
+bool Members::onlyReducer(Seq seq) const {
+  for (std::uint32_t r = 0; r < n_; ++r) {
+    if (Rank{r} != me_ && mayReduce(Rank{r}, seq)) return false;
+  }
+  return true;
+}
+
+ContributorSet Members::goingAround(Seq seq) const {
+  ContributorSet out;
+  for (std::uint32_t r = 0; r < n_; ++r) {
+    if (members_[r].promised > seq) out.insert(Rank{r});
+  }
+  return out;
+}
+
 bool Members::endedBefore(Rank reducer, Rank owner) const {
   for (Rank rank = owner; rank != reducer; rank = Rank{(rank.value + 1) % n_}) {
     const Reason why = goneReason(rank);
@@ -224,7 +239,9 @@ void Members::noteWaits(Time now, Rank rank, Seq seq, const ContributorSet& miss
   if (missing.contains(rank)) return;  // its own thread is late
   Member& member = at(rank);
   if (missing.empty()) {  // it waits no longer in that round
-    if (seq == member.waits_in) member.waits_for = {};
+    if (seq != member.waits_in) return;
+    if (!member.waits_for.empty()) member.waited_until = now;
+    member.waits_for = {};
     return;
   }
   const bool fresh = saysItWaits(now, member);

@@ -35,6 +35,7 @@ struct Member {
   bool routed_around = false;  // its shards go to its successor …
   Seq routed_from;             // … from this round on …
   Seq reinstated_from;         // … and from this one on to itself again (0: not announced)
+  Seq promised;                // this rank told it alone: from there on it reduces again
   bool voted_out = false;      // by hearsay: others found its schema to be the wrong one
   bool refuses = false;        // it said that this rank is out: nothing comes from it
   Time reducer_life{};         // last RESULT or PROGRESS from it, any round
@@ -43,6 +44,7 @@ struct Member {
   ContributorSet waits_for;
   Seq waits_in;
   Time waits_at{};
+  Time waited_until{};     // when it said that it waits no longer
   bool held = false;       // it waited for others elsewhere when it was missed …
   ContributorSet held_by;  // … for these, as far as they were in trouble themselves
   Seq settled_before;      // it needs nothing of rounds before this one
@@ -92,6 +94,9 @@ class Members {
   // This rank reduces the owner's shards because they are its own, or because all before it are
   // gone: not by an opinion that others may not share.
   bool reducesForSure(Rank owner) const;
+  bool onlyReducer(Seq seq) const;  // this rank has gone around all that are not gone
+  // Who has gone around this rank and has its word for a later round: nothing comes to it in this.
+  ContributorSet goingAround(Seq seq) const;
   // The processes of all from `owner` on that come before `reducer` in the ring have ended.
   bool endedBefore(Rank reducer, Rank owner) const;
   // The rank does not answer as a reducer.

@@ -107,7 +107,9 @@ ContributorSet Reduction::settledRanks() const {
 
 ContributorSet Reduction::waitingFor(const Duty& duty, const ContributorSet& expected) const {
   if (duty.phase != Phase::collecting || duty.arrived.empty() || duty.hurried) return {};
-  return expected - duty.arrived - duty.settled - absent_ - duty.listening - covered(duty);
+  const auto elsewhere = members_.goingAround(seq_);
+  return expected - duty.arrived - duty.settled - absent_ - duty.listening - covered(duty) -
+         elsewhere;
 }
 
 ContributorSet Reduction::waitingFor() const {
@@ -200,9 +202,11 @@ Time Reduction::deadlineOfItsOwn(Rank rank) const {
     const bool starting = !member.ever_contributed;
     const Time usual =
         std::max(median_, reopened_) + (starting ? policy_.firstBudget() : policy_.budget());
-    // One that has just caught up enters rounds that waited for it all the while: its patience is
-    // not over before it was.
-    return std::max(usual, member.catch_up_until);
+    // One that has just caught up, or was just let go by others, enters rounds that waited for it
+    // all the while: its patience is not over before it was.
+    const Time let_go =
+        std::min(member.waited_until + policy_.budget(), usual + policy_.patience());
+    return std::max({usual, member.catch_up_until, let_go});
   }
   // It is here, but some of its chunks are not. Closing a chunk is what lets it send the next one,
   // so the clock restarts with every arrival and every close; the rate floor bounds the whole.
