@@ -11,10 +11,10 @@ namespace papilio {
 namespace {
 
 constexpr std::uint32_t kMagic = 0x4c495050;  // "PPIL"
-constexpr std::uint8_t kVersion = 4;
+constexpr std::uint8_t kVersion = 5;
 constexpr std::uint16_t kKnownFlags = kLateNotCounted | kFetched | kNonFiniteDropped |
                                       kOthersSettled | kOthersMissed | kRelayed | kOfHost |
-                                      kListens | kReducersEnded;
+                                      kListens | kReducersEnded | kCorruptDropped;
 
 // The first 60 bytes as they lie on the wire; the CRC word follows, then the extension.
 struct Fixed {
@@ -43,7 +43,8 @@ std::size_t extensionBytes(MessageType type, std::uint16_t flags) {
     case MessageType::contribution:
       return kShapeBytes + ((flags & kOfHost) != 0 ? kHostExtensionBytes : 0);
     case MessageType::result:
-      return kResultExtensionBytes + ((flags & kNonFiniteDropped) != 0 ? kNonFiniteBytes : 0);
+      return kResultExtensionBytes + ((flags & kNonFiniteDropped) != 0 ? kDroppedBytes : 0) +
+             ((flags & kCorruptDropped) != 0 ? kDroppedBytes : 0);
     case MessageType::block:
     case MessageType::piece: return 0;
   }
@@ -70,6 +71,7 @@ void writeExtension(const DataHeader& header, std::byte* to) {
     to += sizeof header.weight_sum;
     writeSets({&header.contributors, &header.blamed, &header.mismatched});
     if ((header.flags & kNonFiniteDropped) != 0) writeSets({&header.nonfinite});
+    if ((header.flags & kCorruptDropped) != 0) writeSets({&header.corrupt});
   }
 }
 
@@ -91,6 +93,7 @@ bool readExtension(std::span<const std::byte> bytes, DataHeader& out) {
     out.weight_sum = reader.read<double>();
     readSets({&out.contributors, &out.blamed, &out.mismatched});
     if ((out.flags & kNonFiniteDropped) != 0) readSets({&out.nonfinite});
+    if ((out.flags & kCorruptDropped) != 0) readSets({&out.corrupt});
   }
   return reader.exhausted();
 }

@@ -30,7 +30,9 @@ inline constexpr std::uint16_t kNonFiniteDropped =
     4;                                              // contributions with NaN or Inf are not in it
 inline constexpr std::uint16_t kOthersSettled = 8;  // not in it: some who had the chunk already
 inline constexpr std::uint16_t kOthersMissed =
-    16;                                        // not in it: some who missed their deadline in it
+    16;  // not in it: some who missed their deadline in it
+inline constexpr std::uint16_t kCorruptDropped =
+    512;  // contributions that arrived damaged each time are not in it
 inline constexpr std::uint16_t kRelayed = 32;  // passed on by the leader of the receiver's host
 // Flags of a CONTRIB.
 inline constexpr std::uint16_t kOfHost = 64;    // stands for the ranks in `contributors`
@@ -65,6 +67,7 @@ struct DataHeader {
   ContributorSet blamed;
   ContributorSet mismatched;
   ContributorSet nonfinite;  // of a result with kNonFiniteDropped: whose
+  ContributorSet corrupt;    // of a result with kCorruptDropped: whose
   double weight_sum = 0.0;
 
   bool operator==(const DataHeader&) const = default;
@@ -73,9 +76,9 @@ struct DataHeader {
 inline constexpr std::size_t kHeaderBytes = 64;
 inline constexpr std::size_t kResultExtensionBytes = 8 + 3 * kMaxRanks / 8;
 inline constexpr std::size_t kHostExtensionBytes = 2 * kMaxRanks / 8;
-inline constexpr std::size_t kNonFiniteBytes = kMaxRanks / 8;
+inline constexpr std::size_t kDroppedBytes = kMaxRanks / 8;
 inline constexpr std::size_t kMaxEncodedHeader =
-    kHeaderBytes + kResultExtensionBytes + kNonFiniteBytes;
+    kHeaderBytes + kResultExtensionBytes + 2 * kDroppedBytes;
 
 // Fixed storage for one encoded header; lives as long as the send that uses it.
 struct EncodedHeader {

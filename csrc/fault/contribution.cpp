@@ -117,7 +117,8 @@ void Contribution::gotResult(Time, Rank from, const DataHeader& header, Effects&
   const bool in_it = header.contributors.contains(members_.me());
   if (in_it) counted_ = true;
   // Who took over from a leader whose contribution was there already is not late.
-  if ((header.flags & kLateNotCounted) != 0 && !in_it) behind_ = true;
+  const bool damaged = header.corrupt.contains(members_.me());
+  if ((header.flags & kLateNotCounted) != 0 && !in_it && !damaged) behind_ = true;
   const Source source = fetched              ? Source::fetched
                         : header.attempt > 0 ? Source::redone
                                              : Source::reduced;
@@ -129,10 +130,11 @@ void Contribution::gotResult(Time, Rank from, const DataHeader& header, Effects&
     out.push_back(effect::SendControl{reducer, msg::Settled{seq_, one, Seq{}}});
   }
   chunk.attempt = header.attempt;
-  chunk.why = header.flags & (kNonFiniteDropped | kOthersSettled);
+  chunk.why = header.flags & (kNonFiniteDropped | kCorruptDropped | kOthersSettled);
   chunk.blamed = header.blamed;
   chunk.mismatched = header.mismatched;
   chunk.nonfinite = header.nonfinite;
+  chunk.corrupt = header.corrupt;
   settle(chunk, source, header.contributors, header.weight_sum);
   // A reducer of this host has given it to the others itself.
   if (fetched || !members_.near(from)) relay(header.chunk, out);
@@ -144,10 +146,12 @@ void Contribution::gotOwn(ChunkIndex index, const Reduction::Result& result) {
   const auto attempt = members_.ringDistance(layout_.owner(index), members_.me());
   chunk.attempt = attempt;
   chunk.why = static_cast<std::uint16_t>((result.nonfinite.empty() ? 0 : kNonFiniteDropped) |
+                                         (result.corrupt.empty() ? 0 : kCorruptDropped) |
                                          (result.settled ? kOthersSettled : 0));
   chunk.blamed = result.blamed;
   chunk.mismatched = result.mismatched;
   chunk.nonfinite = result.nonfinite;
+  chunk.corrupt = result.corrupt;
   settle(chunk, attempt > 0 ? Source::redone : Source::reduced, result.contributors,
          result.weight_sum);
 }
@@ -424,6 +428,7 @@ DataHeader Contribution::heldHeader(ChunkIndex index) const {
   header.blamed = chunk.blamed;
   header.mismatched = chunk.mismatched;
   header.nonfinite = chunk.nonfinite;
+  header.corrupt = chunk.corrupt;
   return header;
 }
 

@@ -155,6 +155,7 @@ class Contribution {
     ContributorSet blamed;      // for those who are missing, by the reducer's word
     ContributorSet mismatched;  // and these are missing because of their model
     ContributorSet nonfinite;   // or because of a NaN or an infinity
+    ContributorSet corrupt;     // or because their data arrived damaged each time
     double weight = 0;
   };
   void settle(Chunk& chunk, Source source, const ContributorSet& contributors, double weight);

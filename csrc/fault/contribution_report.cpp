@@ -78,6 +78,8 @@ void Contribution::blameFor(Report& report, const Chunk& chunk, Rank owner) cons
       blame(report, missing);
     } else if (chunk.nonfinite.contains(missing)) {
       report.blamed.emplace(missing, Reason::nonfinite);
+    } else if (chunk.corrupt.contains(missing)) {
+      report.blamed.emplace(missing, Reason::corrupt);
     } else if (missing == me) {
       report.late.insert(me);
     } else {

@@ -180,7 +180,8 @@ void Machine::on(Time now, Rank from, const msg::Nack& nack) {
 void Machine::sendAgain(Rank to, const msg::Nack& nack) {
   if (Round* round = find(nack.seq)) {
     for (auto& [schema, reduction] : round->variants) {
-      if (reduction->result(nack.chunk) == nullptr || !reduction->mayResend(nack.chunk)) continue;
+      if (reduction->result(nack.chunk) == nullptr || !reduction->mayResend(to, nack.chunk))
+        continue;
       effects_.push_back(effect::SendResult{to, nack.seq, schema, nack.chunk, 0});
       return;
     }

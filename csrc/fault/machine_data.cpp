@@ -178,10 +178,11 @@ Admission Machine::judgeResult(Rank from, const DataHeader& header) {
   const bool legal = header.chunk.value < local.layout().chunkCount() &&
                      header.payload_bytes == local.layout().payload(header.chunk) &&
                      !header.contributors.empty() &&
-                     ((header.contributors | header.blamed | header.mismatched | header.nonfinite) -
+                     ((header.contributors | header.blamed | header.mismatched | header.nonfinite |
+                       header.corrupt) -
                       members_.all())
                          .empty() &&
-                     (header.contributors & header.nonfinite).empty() &&
+                     (header.contributors & (header.nonfinite | header.corrupt)).empty() &&
                      std::isfinite(header.weight_sum);
   if (!legal) {
     ++counters_.dropped_malformed;
@@ -223,6 +224,7 @@ void Machine::accepted(Time now, Rank from, const DataHeader& header, bool intac
       // It takes part and gets the result, whatever becomes of its data.
       if (header.type != MessageType::result && it != round->variants.end()) {
         it->second->showed(now, from);
+        it->second->damaged(from, header);
       }
       if (header.type == MessageType::result) round->local->damaged(from, header.chunk);
       toControl(from, msg::Nack{header.seq, NackCode::corrupt, header.chunk, {}, {}, {}});
@@ -264,7 +266,7 @@ void Machine::hearOfLate(Time now, const Round& round, const DataHeader& header)
   if (const auto it = round.variants.find(header.schema); it != round.variants.end()) {
     it->second->excuse(mismatched);
   }
-  if ((header.flags & (kNonFiniteDropped | kOthersSettled)) != 0) return;
+  if ((header.flags & (kNonFiniteDropped | kCorruptDropped | kOthersSettled)) != 0) return;
   // Left out because it was late before: that is an opinion, and passing it on from one to the next
   // would keep it alive for ever, whatever the rank does since.
   if ((header.flags & kOthersMissed) == 0 && !PAPILIO_MUTANT(no_hearsay_of_hearsay)) return;
@@ -326,6 +328,8 @@ DataHeader Machine::resultHeader(Seq seq, SchemaHash schema, ChunkIndex chunk) c
     header.mismatched = result->mismatched;
     header.nonfinite = result->nonfinite;
     if (!result->nonfinite.empty()) header.flags |= kNonFiniteDropped;
+    header.corrupt = result->corrupt;
+    if (!result->corrupt.empty()) header.flags |= kCorruptDropped;
     if (result->settled) header.flags |= kOthersSettled;
     if (result->missed) header.flags |= kOthersMissed;
   }

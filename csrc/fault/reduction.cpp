@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "core/wire.hpp"
 #include "fault/mutant.hpp"
 
 namespace papilio::fault {
@@ -59,6 +58,7 @@ void Reduction::arrived(Time now, Rank src, ChunkIndex chunk, float weight, cons
   if (duty.arrived.empty() && layout_.owner(chunk) != members_.me()) reopened_ = now;
   duty.arrived.insert(src);
   duty.settled.erase(src);
+  duty.corrupt.erase(src);
   speakers_[src.value] = src;
   duty.shares.erase(src);
   if (share != nullptr) {
@@ -108,8 +108,8 @@ ContributorSet Reduction::settledRanks() const {
 ContributorSet Reduction::waitingFor(const Duty& duty, const ContributorSet& expected) const {
   if (duty.phase != Phase::collecting || duty.arrived.empty() || duty.hurried) return {};
   const auto elsewhere = members_.goingAround(seq_);
-  return expected - duty.arrived - duty.settled - absent_ - duty.listening - covered(duty) -
-         elsewhere;
+  return expected - duty.arrived - duty.settled - duty.corrupt - absent_ - duty.listening -
+         covered(duty) - elsewhere;
 }
 
 ContributorSet Reduction::waitingFor() const {
@@ -153,7 +153,8 @@ void Reduction::reduced(Time now, ChunkIndex chunk, const ContributorSet& source
   // Hurried: the others have the chunk from elsewhere.
   const auto through = duty.hurried ? missing : missing & (duty.settled | settledRanks());
   duty.result.settled = !through.empty();
-  duty.result.absent = missing - through;
+  duty.result.corrupt = missing & duty.corrupt;
+  duty.result.absent = missing - through - duty.corrupt;
   duty.result.missed = !(duty.result.absent & (absent_ - mismatched_)).empty();
   duty.result.nonfinite = duty.result.contributors - actual;
   if (!had_input) {
@@ -355,9 +356,17 @@ const Reduction::Result* Reduction::result(ChunkIndex chunk) const {
   return &it->second.result;
 }
 
-bool Reduction::mayResend(ChunkIndex chunk) {
+void Reduction::damaged(Rank from, const DataHeader& header) {
+  Duty& duty = dutyFor(header.chunk);
+  if (duty.phase != Phase::collecting || ++duty.damages[from] <= kMaxResends) return;
+  duty.corrupt.insert(from);
+  if ((header.flags & kOfHost) != 0) duty.corrupt = duty.corrupt | header.contributors;
+  duty.corrupt = duty.corrupt - duty.arrived;
+}
+
+bool Reduction::mayResend(Rank to, ChunkIndex chunk) {
   const auto it = duties_.find(chunk.value);
-  return it != duties_.end() && ++it->second.resends <= kMaxResends;
+  return it != duties_.end() && ++it->second.resends[to] <= kMaxResends;
 }
 
 bool Reduction::reportProgress(Time now, const ContributorSet& voters, Effects& out) {

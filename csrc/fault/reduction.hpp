@@ -12,6 +12,7 @@
 #include "core/contributor_set.hpp"
 #include "core/layout.hpp"
 #include "core/round_shape.hpp"
+#include "core/wire.hpp"
 #include "fault/arrival.hpp"
 #include "fault/effects.hpp"
 #include "fault/members.hpp"
@@ -115,7 +116,8 @@ class Reduction {
     ContributorSet contributors;
     double weight_sum = 0;
     ContributorSet nonfinite;   // left out because of NaN or Inf
-    ContributorSet absent;      // not in it, and neither non-finite nor settled
+    ContributorSet corrupt;     // not in it: their data arrived damaged each time
+    ContributorSet absent;      // not in it, and neither non-finite, corrupt nor settled
     ContributorSet blamed;      // who is to blame for the absent
     ContributorSet mismatched;  // the absent who train another model
     ContributorSet spoken_for;  // the absent of whom their host knows that nothing comes
@@ -133,8 +135,10 @@ class Reduction {
     result.settled = result.settled || elsewhere;
   }
   std::uint64_t keptBytes() const { return kept_bytes_; }
-  // NACK(corrupt) repeats, bounded per chunk.
-  bool mayResend(ChunkIndex chunk);
+  // What `from` sent for the chunk arrived damaged; its sender repeats it a few times.
+  void damaged(Rank from, const DataHeader& header);
+  // NACK(corrupt) repeats of a result, bounded per chunk and receiver.
+  bool mayResend(Rank to, ChunkIndex chunk);
 
   // PROGRESS to those who wait here, at most every kProgressEvery. `voters`: who has not voted yet.
   // True if it was sent.
@@ -145,8 +149,10 @@ class Reduction {
   enum class Phase : std::uint8_t { collecting, reducing, closed };
   struct Duty {
     Phase phase = Phase::collecting;
-    std::uint8_t resends = 0;
     bool hurried = false;
+    std::map<Rank, std::uint8_t> resends;  // of the result, by receiver, once damaged
+    std::map<Rank, std::uint8_t> damages;  // by sender
+    ContributorSet corrupt;                // not waited for: damaged too often
     ContributorSet arrived;
     ContributorSet refused;
     ContributorSet settled;

@@ -3,7 +3,6 @@
 import nonfinite
 from faults import Fault
 
-RESENT = 4  # times that a chunk is sent again after damage, whoever asks (docs/faults.md)
 LARGEST_CHUNK = (256 << 10) // 4  # elements (engine/block_pool.hpp)
 
 
@@ -55,10 +54,9 @@ class NonFinite(Fault):
 
 
 class Damaged(Fault):
-    """A bit of each message of the phase flips behind its checksum, once: it is sent again. As no
-    chunk is sent again more than RESENT times, some of many may have to do without its result."""
+    """A bit of each message of the phase flips behind its checksum, once: it is sent again."""
 
-    waits = False
+    waits, absent = False, False
     reasons = ("corrupt",)
     copies = 1  # of each message, for each receiver
     lane = "shm"
@@ -66,9 +64,6 @@ class Damaged(Fault):
     def __init__(self, case, plan):
         super().__init__(case, plan)
         (self.victim,) = plan.victims
-        receivers = case.ranks - 1 if case.phase == "returning" else 1  # of one chunk
-        self.lost = max(0, receivers - RESENT)
-        self.absent = self.lost > 0
         text = f"{case.phase}:{plan.round}:{self.copies}"
         self.environments = {self.victim: {"PAPILIO_TEST_DAMAGE": text}}
 
@@ -97,15 +92,8 @@ class Damaged(Fault):
         """The round that is hit."""
         rejected = sum(self.evidence["rejected as corrupt, by rank"].values())
         assert rejected == self.evidence["bytes damaged"], self.evidence
-        for start in {c["start"] for report in reports.values() for c in report["chunks"]}:
-            without = [rank for rank, report in reports.items() if not self.whole(report, start)]
-            blamed = {rank: reports[rank]["blamed"] for rank in without}
-            assert len(without) <= self.lost, f"did without, {self.lost} had to: {blamed}"
-
-    def whole(self, report: dict, element: int) -> bool:
-        """Is everybody's data in it?"""
-        (chunk,) = [c for c in report["chunks"] if c["start"] <= element < c["stop"]]
-        return len(chunk["contributors"]) == self.case.ranks
+        for rank, report in reports.items():
+            assert report["outcome"] == "complete", f"rank {rank}: {report}"
 
 
 class DamagedOverTcp(Damaged):
@@ -119,12 +107,8 @@ class DamagedOverTcp(Damaged):
 class DamagedForGood(Damaged):
     """The same, however often it is sent: it is not counted, and the others say why."""
 
-    returns = True
+    returns, absent = True, True
     copies = 1_000_000
-
-    def __init__(self, case, plan):
-        super().__init__(case, plan)
-        self.absent = True
 
     def first(self, reports):
         for rank, report in reports.items():

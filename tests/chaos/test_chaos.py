@@ -28,7 +28,8 @@ CHOSEN = [
     ("NaN", "before", MIDDLE, 4),
     ("corrupted payload", "contributing", MIDDLE, 4),
     ("corrupted over TCP", "returning", MIDDLE, 4),
-    ("corrupted for good", "returning", MIDDLE, 4),  # contributing: docs/faults.md, what is open
+    ("corrupted for good", "contributing", SMALL, 2),
+    ("corrupted for good", "returning", MIDDLE, 4),
     ("restart and rejoin", "reducing", MIDDLE, 4),
     ("garbage on the port", "contributing", MIDDLE, 4),
     ("store killed", "before", MIDDLE, 4),

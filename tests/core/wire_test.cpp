@@ -14,7 +14,9 @@ namespace {
 DataHeader sample(MessageType type) {
   DataHeader header;
   header.type = type;
-  if (type == MessageType::result) header.flags = kFetched | kNonFiniteDropped;
+  if (type == MessageType::result) {
+    header.flags = kFetched | kNonFiniteDropped | kCorruptDropped;
+  }
   header.group = GroupId{0x1234};
   header.incarnation = Incarnation{7};
   header.view = ViewNumber{1};
@@ -38,6 +40,7 @@ DataHeader sample(MessageType type) {
     header.blamed.insert(Rank{254});
     header.mismatched.insert(Rank{253});
     header.nonfinite.insert(Rank{252});
+    header.corrupt.insert(Rank{251});
     header.weight_sum = 3.75;
   }
   return header;
