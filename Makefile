@@ -52,6 +52,7 @@ bounds-docs: setup
 # e.g. --rounds 5000000 --first 7
 soak-sim: setup
 	@tools/build.sh release sim_test
+	@PAPILIO_TEST_SOAK=1 build/release/sim_test --gtest_brief=1 --gtest_filter='*LinkTest*'
 	@$(PY) tools/soak_sim.py $(SOAK_ARGS)
 
 # Which job notices that a rule of the protocol is switched off, and after how many.

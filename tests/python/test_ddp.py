@@ -2,7 +2,7 @@
 the gradients itself, and training that goes on without a rank."""
 
 import pytest
-from cluster import Cluster
+from cluster import SOAK, Cluster
 
 MODEL = """
 import builtins
@@ -178,7 +178,7 @@ result = [seen, longest, sum(losses[30:]) < sum(losses[:10]), told.wait(5) and v
 
 
 @pytest.mark.timeout(90)
-@pytest.mark.parametrize("delay", [0, 0.0005, 0.001, 0.004])
+@pytest.mark.parametrize("delay", [0, 0.0005, 0.001, 0.004] if SOAK else [0.0005])
 def test_buffers_outlive_rank_0(delay):
     with Cluster(4, store_in_rank0=True) as ranks:
         for rank in ranks:

@@ -35,7 +35,11 @@ class LinkTest : public testing::TestWithParam<std::tuple<std::uint32_t, std::ui
 
   std::uint32_t n() const { return std::get<0>(GetParam()); }
   Duration length() const { return std::get<2>(GetParam()); }
-  std::uint64_t seeds() const { return std::get<1>(GetParam()) > 16'384 ? 2 : 10; }
+  std::uint64_t seeds() const {
+    const bool large = std::get<1>(GetParam()) > 16'384;
+    const bool soak = std::getenv("PAPILIO_TEST_SOAK") != nullptr;  // `make soak-sim`
+    return soak ? (large ? 5 : 25) : (large ? 1 : 3);
+  }
 
   // `hit` is called when the victim enters its round; then all runs to its end.
   void run(std::uint64_t seed, const std::function<void(World&)>& hit) {
