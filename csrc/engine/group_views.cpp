@@ -13,7 +13,7 @@ void GroupRuntime::changeView(const std::function<void(std::uint64_t)>& event) {
       std::visit([&](const auto& e) { perform(e); }, effect);
     }
   }
-  shared_->asks = views_.engaged();
+  shared_->asks = views_.asks();
 }
 
 void GroupRuntime::boundary(std::uint64_t step, std::function<void(const Boundary&)> answer) {

@@ -1,6 +1,7 @@
 #include "fault/view_change.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/hash.hpp"
 
@@ -44,6 +45,7 @@ void ViewChange::gone(Time now, Rank rank, Gone how, std::uint64_t reached) {
   if (decided_) return;
   if (promised_ != 0 && coordinatorOf(promised_) == rank) next_attempt_ = now + turn();
   if (needed(reached)) schedule(now);
+  at_first_boundary_ = reached == 0 && needed(1);
   maybePropose(now, reached);
   maybeDecide(false);
 }
@@ -83,6 +85,7 @@ void ViewChange::control(Time now, Rank from, const msg::Ballot& ballot, std::ui
 void ViewChange::arrived(Time now, std::uint64_t step) {
   waiting_ = step;
   wait_until_ = now + config_.patience * kHoldPatiences;
+  if (std::exchange(at_first_boundary_, false) && needed(step)) schedule(now);
   resolve();
 }
 

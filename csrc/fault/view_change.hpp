@@ -7,7 +7,7 @@
 // everything that was promised. So no member of the new view is ever past its beginning, unless it
 // missed two ballots; that one is expelled and comes back as a joiner.
 //
-// Every event carries `reached`: how many boundaries the local rank has reached. While engaged(),
+// Every event carries `reached`: how many boundaries the local rank has reached. While it asks(),
 // the rank must call arrived() at each boundary and wait for the answer.
 #pragma once
 
@@ -82,6 +82,7 @@ class ViewChange {
   view::Effects takeEffects() { return std::exchange(effects_, {}); }
 
   bool engaged() const { return promised_ != 0 || decided_.has_value(); }
+  bool asks() const { return engaged() || at_first_boundary_; }
   const std::optional<NextView>& decided() const { return decided_; }
 
  private:
@@ -130,6 +131,7 @@ class ViewChange {
   Time phase_until_ = kNever;
   Time next_attempt_ = kNever;
   // The local rank.
+  bool at_first_boundary_ = false;  // a member died before it: another view is wanted from there on
   std::optional<std::uint64_t> waiting_;
   Time wait_until_ = kNever;
   std::uint64_t random_;

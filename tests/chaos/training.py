@@ -87,12 +87,5 @@ def attach(numel: int) -> int:
     return os.getpid()
 
 
-def begin(numel: int) -> int:
-    """As attach(), on those that are there first; no view begins before all had a boundary."""
-    attach(numel)
-    Training.it.job.step_boundary()
-    return os.getpid()
-
-
 def train() -> dict:
     return Training.it.train()

@@ -55,6 +55,25 @@ TEST(ViewChange, WithoutASuccessorTheDeadMemberIsLeftOut) {
   }
 }
 
+// Without boundaries no view can begin, and a rank that has reached none may never reach one.
+TEST(ViewChange, WhoDiedBeforeTheFirstBoundaryIsLeftOutAfterIt) {
+  ViewWorld world(4, 3);
+  world.max_delay = 100us;  // less than a step
+  world.at(Time{1s}, [&] {
+    for (std::uint32_t r = 0; r < 4; ++r) ASSERT_EQ(world.node(r).reached, 0U) << r;
+    world.kill(Rank{0});
+  });
+  world.at(Time{1s + 500us}, [&] {
+    for (std::uint32_t r = 1; r < 4; ++r) EXPECT_FALSE(world.node(r).machine->engaged()) << r;
+  });
+  world.run(Time{3s});
+  for (std::uint32_t r = 1; r < 4; ++r) {
+    ASSERT_EQ(world.node(r).state, State::installed) << r;
+    EXPECT_GE(world.node(r).view->step, 1U);
+    EXPECT_FALSE(world.node(r).view->members.contains(Rank{0}));
+  }
+}
+
 TEST(ViewChange, ALivingMembersSlotIsNotGivenAway) {
   ViewWorld world(4, 4);
   world.at(Time{2s}, [&] { wantEverywhere(world, kJoiner); });

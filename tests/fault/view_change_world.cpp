@@ -98,7 +98,7 @@ void ViewWorld::answered(Rank rank, State state, std::optional<NextView> view) {
 void ViewWorld::train(Rank rank) {
   feed(rank, [this, rank](Node& node) {
     ++node.reached;
-    if (!node.machine->engaged()) return answered(rank, State::training, {});
+    if (!node.machine->asks()) return answered(rank, State::training, {});
     node.state = State::held;
     node.machine->arrived(now_, node.reached);
   });
