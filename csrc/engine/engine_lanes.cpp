@@ -107,8 +107,10 @@ void EngineCore::onPeerError(PeerId id, const std::string& why) {
   PeerLink& peer = peers_[id.value];
   peer.lane_open = false;
   if (peer.state != PeerLink::State::up) return;
-  // The control lane usually knows the reason a moment later.
+  // The control lane usually knows the reason a moment later. After a goodbye it has a timer of its
+  // own, which may have begun after this one.
   after(kLinger, [this, id, why] {
+    if (peers_[id.value].said_goodbye) return;
     lost(peers_[id.value], fault::Reason::unreachable, "its data lane broke: " + why);
   });
 }

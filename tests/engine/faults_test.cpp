@@ -248,5 +248,20 @@ TEST(Teardown, APeerThatLeftIsNotWaitedForNorBlamedForDying) {
   }
 }
 
+// A process that ends in good order closes both lanes; the end of the data lane may be seen first.
+TEST(Teardown, WhoseLaneBreaksJustBeforeItsGoodbyeHasLeft) {
+  Cluster cluster(3);
+  auto& round = start(cluster, 50'000, {0, 1, 2});
+  for (auto& each : round.pending) get(each);
+  for (const std::size_t other : {0u, 1u}) cluster.network.breakLane(other, 2);
+  cluster.engines[2]->shutdown();
+  auto& next = start(cluster, 50'000, {0, 1}, 2);
+  for (const std::uint32_t r : {0u, 1u}) {
+    const auto done = get(next.pending[r]);
+    expectExplained(cluster, next, r, done);
+    EXPECT_EQ(done.report.blamed.at(Rank{2}), fault::Reason::left);
+  }
+}
+
 }  // namespace
 }  // namespace papilio::engine::testing
