@@ -19,9 +19,8 @@ std::invalid_argument unknown(const char* text) {
 template <class Number>
 Number number(std::string_view digits, const char* text) {
   Number out = 0;
-  const char* last = digits.data() + digits.size();
-  const auto [end, error] = std::from_chars(digits.data(), last, out);
-  if (error != std::errc{} || end != last || out == 0) throw unknown(text);
+  const auto [end, error] = std::from_chars(digits.begin(), digits.end(), out);
+  if (error != std::errc{} || end != digits.end() || out == 0) throw unknown(text);
   return out;
 }
 
